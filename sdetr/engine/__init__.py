@@ -1,0 +1,1 @@
+"""Training and prediction of anything that is a `Detector`."""

@@ -1,0 +1,1 @@
+"""COCO scoring, tables and costs."""

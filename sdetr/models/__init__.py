@@ -1,0 +1,1 @@
+"""The stacked DETR family and its parts."""

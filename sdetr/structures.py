@@ -1,0 +1,85 @@
+"""What travels between data, detectors and engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The objects of one image.
+
+    Attributes:
+        boxes: (N, 4) float32, x0, y0, x1, y1 in pixels of the image as it is now.
+        labels: (N,) int64, in the recipe's numbering.
+        area: (N,) float32, square pixels of the image as it is now (COCO's ``area``, scaled with the image).
+        iscrowd: (N,) int64, 0 in training data.
+        image_id: the data set's id.
+        size: (height, width) in pixels now.
+        original_size: (height, width) in pixels of the image file.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    area: Tensor
+    iscrowd: Tensor
+    image_id: int
+    size: tuple[int, int]
+    original_size: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "image_id", int(self.image_id))
+        for name in ("size", "original_size"):
+            height, width = getattr(self, name)
+            object.__setattr__(self, name, (int(height), int(width)))
+
+    def to(self, device: torch.device) -> Target:
+        """The same target with its tensors on ``device``."""
+        names = ("boxes", "labels", "area", "iscrowd")
+        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
+
+    def normalized_boxes(self) -> Tensor:
+        """(N, 4) centre x, centre y, width, height as fractions of the image's own size (not the padded batch's)."""
+        height, width = self.size
+        x0, y0, x1, y1 = self.boxes.unbind(-1)
+        scale = self.boxes.new_tensor([width, height, width, height])
+        return torch.stack(((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0), dim=-1) / scale
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Images of one step as they leave the loader: uint8 RGB (3, H, W), each with its own size."""
+
+    images: list[Tensor]
+    targets: list[Target]
+
+
+@dataclass(frozen=True, slots=True)
+class SetPrediction:
+    """What a set detector predicts after every decoder layer, first to last.
+
+    Attributes:
+        logits: (L, B, Q, C + 1); the last class is "no object".
+        boxes: (L, B, Q, 4), centre x, centre y, width, height in 0..1 of the unpadded image.
+    """
+
+    logits: Tensor
+    boxes: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Detections:
+    """Detections of one image, best first.
+
+    Attributes:
+        boxes: (N, 4) x0, y0, x1, y1 in pixels of the original image.
+        scores: (N,) in 0..1.
+        labels: (N,) int64, in the recipe's numbering.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
