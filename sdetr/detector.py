@@ -48,10 +48,13 @@ class DetectorModule(nn.Module):
 
     def parameter_groups(self, optimizer: OptimizerConfig) -> list[dict[str, Any]]:
         """Two groups, ``backbone`` and ``rest``: those below ``self.backbone`` get the backbone's learning rate."""
+        return self._groups(optimizer, backbone="backbone.")
+
+    def _groups(self, optimizer: OptimizerConfig, backbone: str) -> list[dict[str, Any]]:
         groups: dict[str, list[nn.Parameter]] = {"rest": [], "backbone": []}
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
-                groups["backbone" if name.startswith("backbone.") else "rest"].append(parameter)
+                groups["backbone" if name.startswith(backbone) else "rest"].append(parameter)
         rates = {"rest": optimizer.learning_rate, "backbone": optimizer.backbone_learning_rate}
         return [{"name": name, "params": params, "lr": rates[name]} for name, params in groups.items() if params]
 
@@ -73,7 +76,7 @@ def create_detector(config: Config, num_classes: int) -> DetectorModule:
     detector = build(config, num_classes)
     if not isinstance(detector, Detector) or not isinstance(detector, nn.Module):
         raise UserError(
-            f"detector.factory: {factory} returned {type(detector).__name__}, which is no torch module with loss and detect"
+            f"detector.factory: {factory} returned {type(detector).__name__}, no torch module with loss and detect"
         )
     return cast(DetectorModule, detector)
 

@@ -1,0 +1,91 @@
+"""torchvision's Faster R-CNN with a feature pyramid, behind the `Detector` contract."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.rpn import AnchorGenerator
+from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+from sdetr.config import OptimizerConfig, TorchvisionFasterRCNNConfig
+from sdetr.detector import DetectorModule
+from sdetr.models.backbone import Backbone, build_backbone
+from sdetr.structures import Detections, Target
+
+_POOL_SIZE = 7
+
+
+class PyramidBackbone(nn.Module):
+    """A backbone and a feature pyramid, in the form torchvision's detectors expect."""
+
+    def __init__(self, body: Backbone, levels: tuple[str, ...], width: int) -> None:
+        super().__init__()
+        self.body = body
+        self.levels = frozenset(levels)
+        channels = [body.channels[level] for level in body.channels if level in self.levels]
+        self.fpn = FeaturePyramidNetwork(channels, width, extra_blocks=LastLevelMaxPool())
+        self.out_channels = width
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """(B, 3, H, W) to pyramid levels "0", "1", ... (fine to coarse) and "pool", (B, width, h, w) each."""
+        features = self.body(images, self.levels)
+        pyramid: OrderedDict[str, Tensor] = self.fpn(OrderedDict(enumerate(features.values())))
+        return {str(name): feature for name, feature in pyramid.items()}
+
+
+class TorchvisionFasterRCNN(DetectorModule):
+    """Labels 0..C-1 outside; inside, torchvision keeps 0 for the background."""
+
+    def __init__(self, config: TorchvisionFasterRCNNConfig, backbone: Backbone, num_classes: int) -> None:
+        super().__init__()
+        width = config.pyramid_width
+        levels = [str(i) for i in range(len(config.levels))]
+        self.model = FasterRCNN(
+            PyramidBackbone(backbone, config.levels, width),
+            rpn_anchor_generator=AnchorGenerator(
+                tuple((size,) for size in config.anchor_sizes), (config.anchor_ratios,) * len(config.anchor_sizes)
+            ),
+            rpn_pre_nms_top_n_train=config.proposals_train,
+            rpn_post_nms_top_n_train=config.proposals_train,
+            rpn_pre_nms_top_n_test=config.proposals_test,
+            rpn_post_nms_top_n_test=config.proposals_test,
+            box_roi_pool=MultiScaleRoIAlign(levels, _POOL_SIZE, sampling_ratio=2),
+            box_head=TwoMLPHead(width * _POOL_SIZE**2, config.head_width),
+            box_predictor=FastRCNNPredictor(config.head_width, num_classes + 1),
+            box_score_thresh=config.score_threshold,
+            box_nms_thresh=config.nms_threshold,
+            box_detections_per_img=config.detections_per_image,
+            # Images arrive resized: the data layer decides sizes, for every detector alike.
+            _skip_resize=True,
+        )
+
+    def loss(self, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
+        """Torchvision's four terms: RPN objectness and box, head class and box."""
+        losses: dict[str, Tensor] = self.model(
+            images, [{"boxes": target.boxes, "labels": target.labels + 1} for target in targets]
+        )
+        return losses
+
+    def detect(self, images: list[Tensor], original_sizes: Tensor) -> list[Detections]:
+        """Detections after non-maximum suppression, best first, scaled to the original images."""
+        results = []
+        for image, size, found in zip(images, original_sizes.to(images[0]), self.model(images), strict=True):
+            now = torch.tensor(image.shape[-2:], device=image.device)
+            scale = (size / now).flip(0).repeat(2)
+            results.append(Detections(found["boxes"] * scale, found["scores"], found["labels"] - 1))
+        return results
+
+    def parameter_groups(self, optimizer: OptimizerConfig) -> list[dict[str, Any]]:
+        """As for every detector; the convolutional body lies deeper here."""
+        return self._groups(optimizer, backbone="model.backbone.body.")
+
+
+def build(config: TorchvisionFasterRCNNConfig, num_classes: int) -> TorchvisionFasterRCNN:
+    """Factory that a recipe names ``baselines.torchvision_faster_rcnn:build``."""
+    return TorchvisionFasterRCNN(config, build_backbone(config.backbone), num_classes)

@@ -1,0 +1,73 @@
+"""Recipes, data sets and suites: frozen, complete, and refused when a key is unknown.
+
+A suite names a data set and runs; each run names a recipe. A recipe is literal: every key is written
+down, nothing is inherited and nothing has a default, so what a recipe says is what runs.
+This module imports no torch: the workflow reads it each time Snakemake parses its rules.
+"""
+
+from __future__ import annotations
+
+from sdetr.config.base import Config
+from sdetr.config.dataset import CocoDataset, DatasetConfig, ShapesDataset, ShapesSplit, SplitPaths
+from sdetr.config.detectors import (
+    BackboneConfig,
+    CustomDetectorConfig,
+    DetectorConfig,
+    SetLossConfig,
+    StackedDETRConfig,
+    StageConfig,
+    TorchvisionFasterRCNNConfig,
+)
+from sdetr.config.reading import dump_yaml, override, parse, read_dataset, read_recipe, read_yaml
+from sdetr.config.recipe import (
+    CosineSchedule,
+    CropConfig,
+    EvaluationConfig,
+    OptimizerConfig,
+    Recipe,
+    Resize,
+    ShortestSide,
+    Square,
+    StepSchedule,
+    TrainingConfig,
+    TrainTransforms,
+    Transforms,
+)
+from sdetr.config.suite import PretrainingConfig, RunConfig, Suite
+
+__all__ = [
+    "BackboneConfig",
+    "CocoDataset",
+    "Config",
+    "CosineSchedule",
+    "CropConfig",
+    "CustomDetectorConfig",
+    "DatasetConfig",
+    "DetectorConfig",
+    "EvaluationConfig",
+    "OptimizerConfig",
+    "PretrainingConfig",
+    "Recipe",
+    "Resize",
+    "RunConfig",
+    "SetLossConfig",
+    "ShapesDataset",
+    "ShapesSplit",
+    "ShortestSide",
+    "SplitPaths",
+    "Square",
+    "StackedDETRConfig",
+    "StageConfig",
+    "StepSchedule",
+    "Suite",
+    "TorchvisionFasterRCNNConfig",
+    "TrainTransforms",
+    "TrainingConfig",
+    "Transforms",
+    "dump_yaml",
+    "override",
+    "parse",
+    "read_dataset",
+    "read_recipe",
+    "read_yaml",
+]

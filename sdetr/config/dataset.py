@@ -1,0 +1,87 @@
+"""Data sets: where each one is, or how it is drawn."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from sdetr.config.base import Config, Name, NonNegativeInt, Probability
+from sdetr.errors import UserError
+
+
+class SplitPaths(Config):
+    """One split in COCO's layout, relative to the data set's root."""
+
+    annotations: Path
+    images: Path
+
+
+class CocoDataset(Config):
+    """A data set in COCO's layout. ``root: null`` means that the suite gives ``coco_root``."""
+
+    kind: Literal["coco"]
+    name: Name
+    root: Path | None
+    train: SplitPaths
+    val: SplitPaths
+    monitor: SplitPaths
+
+    def split(self, name: Literal["train", "val", "monitor"]) -> SplitPaths:
+        """Paths of a split, joined to the root."""
+        if self.root is None:
+            raise UserError(
+                f"coco_root: data set {self.name} does not say where it is; add `--config coco_root=/path/to/coco`"
+            )
+        relative: SplitPaths = getattr(self, name)
+        return SplitPaths(annotations=self.root / relative.annotations, images=self.root / relative.images)
+
+
+class ShapesSplit(Config):
+    """How many images a synthetic split has, and the seed that draws them."""
+
+    images: PositiveInt
+    seed: NonNegativeInt
+
+
+class ShapesDataset(Config):
+    """Synthetic scenes, drawn by ``sdetr.data.shapes`` into COCO's layout below ``root``.
+
+    ``size_mix`` is the share of small, medium and large objects by COCO's own areas (box area below 32^2,
+    32^2 to 96^2, above 96^2 pixels); ``object_side`` bounds the sides of a box in pixels.
+    """
+
+    kind: Literal["shapes"]
+    name: Name
+    root: Path
+    image_size: Annotated[int, Field(ge=32)]
+    objects_per_image: tuple[NonNegativeInt, PositiveInt]
+    object_side: tuple[PositiveInt, PositiveInt]
+    size_mix: tuple[Probability, Probability, Probability]
+    train: ShapesSplit
+    val: ShapesSplit
+    monitor: ShapesSplit
+    pretraining: ShapesSplit
+
+    @model_validator(mode="after")
+    def _possible(self) -> ShapesDataset:
+        if not math.isclose(sum(self.size_mix), 1.0, abs_tol=1e-6):
+            raise ValueError(f"size_mix: the shares add up to {sum(self.size_mix):g}, not 1")
+        if self.objects_per_image[0] > self.objects_per_image[1]:
+            raise ValueError("objects_per_image: the smallest number is larger than the largest")
+        low, high = self.object_side
+        if not 4 <= low < high <= self.image_size:
+            raise ValueError(f"object_side: needs 4 <= smallest < largest <= image_size ({self.image_size})")
+        seeds = [split.seed for split in (self.train, self.val, self.monitor, self.pretraining)]
+        if len(set(seeds)) < len(seeds):
+            raise ValueError("train, val, monitor and pretraining need four different seeds, or they share images")
+        return self
+
+    def split(self, name: Literal["train", "val", "monitor", "pretraining"]) -> SplitPaths:
+        """Paths of a split, joined to the root."""
+        return SplitPaths(annotations=self.root / f"annotations/instances_{name}.json", images=self.root / name)
+
+
+DatasetConfig = Annotated[CocoDataset | ShapesDataset, Field(discriminator="kind")]

@@ -1,0 +1,157 @@
+"""Architectures: what a recipe may say below `detector`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, PositiveInt, Tag, model_validator
+
+from sdetr.config.base import Config, NonNegativeFloat, NonNegativeInt, PositiveFloat, Probability
+
+
+class BackboneConfig(Config):
+    """A convolutional backbone with frozen batch norm.
+
+    ``small`` has 16-32-64-128 channels and levels ``layer1``..``layer3`` at strides 4, 8 and 16; the ResNets
+    are torchvision's, levels ``layer1``..``layer4`` at strides 4, 8, 16 and 32 (16 when dilated: DC5).
+    ``weights`` is ``none``, ``imagenet`` (torchvision's), ``suite`` (what the suite's ``pretraining`` made) or a file.
+    """
+
+    name: Literal["resnet50", "resnet101", "small"]
+    weights: Annotated[str, Field(min_length=1)]
+    dilation: bool
+    frozen: tuple[Literal["stem", "layer1", "layer2", "layer3", "layer4"], ...]
+
+    @model_validator(mode="after")
+    def _levels_exist(self) -> BackboneConfig:
+        if self.name == "small" and self.dilation:
+            raise ValueError("dilation: the small backbone has no layer4 to dilate; use a ResNet or set it to false")
+        if unknown := set(self.frozen) - {"stem"} - set(self.levels):
+            raise ValueError(
+                f"frozen: {self.name} has no {', '.join(sorted(unknown))}; it has {', '.join(self.levels)}"
+            )
+        return self
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """Names of the feature levels, fine to coarse."""
+        return ("layer1", "layer2", "layer3") + (() if self.name == "small" else ("layer4",))
+
+
+class StageConfig(Config):
+    """One stage of the stack: an encoder over one backbone level and a decoder that reads it."""
+
+    level: Literal["layer1", "layer2", "layer3", "layer4"]
+    encoder_layers: NonNegativeInt
+    encoder_heads: PositiveInt
+    decoder_layers: PositiveInt
+    decoder_heads: PositiveInt
+
+
+class SetLossConfig(Config):
+    """Weights of the set loss and, separately, of the matching cost (DETR, section 3.1 and appendix A.2)."""
+
+    class_weight: NonNegativeFloat
+    l1_weight: NonNegativeFloat
+    giou_weight: NonNegativeFloat
+    no_object_weight: PositiveFloat
+    match_class_weight: NonNegativeFloat
+    match_l1_weight: NonNegativeFloat
+    match_giou_weight: NonNegativeFloat
+    dense_weight: NonNegativeFloat = Field(
+        description="weight of a training-only dense head on each encoder output; 0 (the papers) builds none"
+    )
+
+    @model_validator(mode="after")
+    def _some_cost(self) -> SetLossConfig:
+        if self.match_class_weight == self.match_l1_weight == self.match_giou_weight == 0:
+            raise ValueError(
+                "match_class_weight, match_l1_weight and match_giou_weight are all 0: nothing decides a match"
+            )
+        return self
+
+
+class StackedDETRConfig(Config):
+    """SDETR, DETR and everything between: a backbone and a stack of stages."""
+
+    factory: Literal["sdetr.models.stacked:build", "baselines.detr:build"]
+    backbone: BackboneConfig
+    stages: Annotated[tuple[StageConfig, ...], Field(min_length=1)]
+    width: PositiveInt
+    feedforward_width: PositiveInt
+    queries: PositiveInt
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    norm: Literal["post", "pre"]
+    position_temperature: PositiveFloat
+    loss: SetLossConfig
+
+    @model_validator(mode="after")
+    def _fits(self) -> StackedDETRConfig:
+        if self.width % 4:
+            raise ValueError(f"width: {self.width} is not a multiple of 4, which the sine position encoding needs")
+        for number, stage in enumerate(self.stages):
+            where = f"stages.{number}"
+            if stage.level not in self.backbone.levels:
+                raise ValueError(f"{where}.level: {self.backbone.name} has no {stage.level}")
+            for key in ("encoder_heads", "decoder_heads"):
+                heads = getattr(stage, key)
+                if self.width % heads:
+                    raise ValueError(f"{where}.{key}: {heads} heads do not divide the width {self.width}")
+        if self.factory == "baselines.detr:build" and len(self.stages) != 1:
+            raise ValueError(
+                f"stages: DETR has one stage, this recipe has {len(self.stages)}; use sdetr.models.stacked:build"
+            )
+        return self
+
+
+class TorchvisionFasterRCNNConfig(Config):
+    """torchvision's Faster R-CNN with a feature pyramid (arXiv 1506.01497 and 1612.03144)."""
+
+    factory: Literal["baselines.torchvision_faster_rcnn:build"]
+    backbone: BackboneConfig
+    levels: Annotated[tuple[Literal["layer1", "layer2", "layer3", "layer4"], ...], Field(min_length=1)]
+    pyramid_width: PositiveInt
+    head_width: PositiveInt
+    anchor_sizes: Annotated[
+        tuple[PositiveInt, ...], Field(min_length=2, description="pixels; one per level, and one for the pooled top")
+    ]
+    anchor_ratios: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
+    proposals_train: PositiveInt
+    proposals_test: PositiveInt
+    score_threshold: Probability
+    nms_threshold: Probability
+    detections_per_image: PositiveInt
+
+    @model_validator(mode="after")
+    def _fits(self) -> TorchvisionFasterRCNNConfig:
+        if unknown := set(self.levels) - set(self.backbone.levels):
+            raise ValueError(f"levels: {self.backbone.name} has no {', '.join(sorted(unknown))}")
+        if len(self.anchor_sizes) != len(self.levels) + 1:
+            raise ValueError(
+                f"anchor_sizes: {len(self.anchor_sizes)} sizes for {len(self.levels)} levels and the pooled top; "
+                f"give {len(self.levels) + 1}"
+            )
+        return self
+
+
+class CustomDetectorConfig(Config):
+    """Any other detector: ``factory`` is ``module:function``, called with ``options`` (see ``sdetr.detector``)."""
+
+    factory: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+    options: dict[str, Any]
+
+
+def _detector_kind(value: Any) -> str:
+    factory = value.get("factory") if isinstance(value, Mapping) else getattr(value, "factory", None)
+    if factory in ("sdetr.models.stacked:build", "baselines.detr:build"):
+        return "stacked_detr"
+    return "torchvision_faster_rcnn" if factory == "baselines.torchvision_faster_rcnn:build" else "custom"
+
+
+DetectorConfig = Annotated[
+    Annotated[StackedDETRConfig, Tag("stacked_detr")]
+    | Annotated[TorchvisionFasterRCNNConfig, Tag("torchvision_faster_rcnn")]
+    | Annotated[CustomDetectorConfig, Tag("custom")],
+    Discriminator(_detector_kind),
+]

@@ -1,0 +1,130 @@
+"""Batches in an order, and with an augmentation, that seed, epoch and sample index alone decide."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.multiprocessing
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from sdetr.config import Resize, TrainTransforms
+from sdetr.data.coco import CocoImages
+from sdetr.data.transforms import test_transform, train_transform
+from sdetr.errors import UserError
+from sdetr.structures import Batch, Target
+
+Sample = tuple[Tensor, Target]
+
+
+def steps_per_epoch(images: CocoImages, batch_size: int) -> int:
+    """Full batches in the set; the incomplete last one is dropped, as in DETR's training.
+
+    Raises:
+        UserError: the set is smaller than one batch.
+    """
+    if len(images) < batch_size:
+        raise UserError(
+            f"training.batch_size: {batch_size} is more than the {len(images)} training images; make it smaller"
+        )
+    return len(images) // batch_size
+
+
+def training_batches(
+    images: CocoImages,
+    transforms: TrainTransforms,
+    *,
+    seed: int,
+    epoch: int,
+    batch_size: int,
+    workers: int,
+    first_step: int = 0,
+) -> Iterator[Batch]:
+    """Augmented batches of one epoch, from ``first_step`` on (0 is the first); any number of workers gives the same.
+
+    Raises:
+        UserError: the set is smaller than one batch, or an image cannot be used.
+    """
+    steps = steps_per_epoch(images, batch_size)
+    # Numpy pads a seed with zeros, so [seed, epoch] would be the seed of image 0; no image has the index len(images).
+    order = np.random.default_rng([seed, epoch, len(images)]).permutation(len(images))
+    batches = order[: steps * batch_size].reshape(steps, batch_size)[first_step:]
+    return _batches(_TrainingSamples(images, transforms, seed, epoch), batches.tolist(), workers)
+
+
+def evaluation_batches(images: CocoImages, resize: Resize, *, batch_size: int, workers: int) -> Iterator[Batch]:
+    """All images in their order, resized; the last batch may be smaller.
+
+    Raises:
+        UserError: an image cannot be used.
+    """
+    indices = list(range(len(images)))
+    batches = [indices[first : first + batch_size] for first in range(0, len(indices), batch_size)]
+    return _batches(_TestSamples(images, resize), batches, workers)
+
+
+class _Samples(Dataset[Sample | UserError]):
+    """Samples by index. A user's error is handed over as a value: torch would wrap it in a worker's traceback."""
+
+    def __getitem__(self, index: int) -> Sample | UserError:
+        try:
+            return self._sample(index)
+        except UserError as error:
+            return error
+
+    def _sample(self, index: int) -> Sample:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class _TrainingSamples(_Samples):
+    images: CocoImages
+    transforms: TrainTransforms
+    seed: int
+    epoch: int
+
+    def _sample(self, index: int) -> Sample:
+        rng = np.random.default_rng([self.seed, self.epoch, index])
+        return train_transform(*self.images.load(index), self.transforms, rng)
+
+
+@dataclass(frozen=True)
+class _TestSamples(_Samples):
+    images: CocoImages
+    resize: Resize
+
+    def _sample(self, index: int) -> Sample:
+        return test_transform(*self.images.load(index), self.resize)
+
+
+def _batches(samples: _Samples, batches: list[list[int]], workers: int) -> Iterator[Batch]:
+    loader: DataLoader[Batch | UserError] = DataLoader(
+        samples,  # type: ignore[arg-type]  # the collate function turns samples into a batch
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=_collate,
+        worker_init_fn=_start_worker,
+        generator=torch.Generator(),  # else each epoch would draw a number from the global generator
+    )
+    for batch in loader:
+        if isinstance(batch, UserError):
+            raise batch
+        yield batch
+
+
+def _collate(samples: list[Sample | UserError]) -> Batch | UserError:
+    images, targets = [], []
+    for sample in samples:
+        if isinstance(sample, UserError):
+            return sample
+        images.append(sample[0])
+        targets.append(sample[1])
+    return Batch(images=images, targets=targets)
+
+
+def _start_worker(_worker: int) -> None:
+    # One file descriptor per tensor, torch's default, runs out at a few hundred images in flight.
+    torch.multiprocessing.set_sharing_strategy("file_system")  # type: ignore[no-untyped-call]

@@ -1,0 +1,56 @@
+"""Where a run computes, and in which precision."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+from sdetr.errors import UserError
+from sdetr.structures import Batch, Target
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+
+
+def prepare_device(gpus: int, threads: int) -> torch.device:
+    """Set this process up for ``threads`` CPU threads and return its device.
+
+    Raises:
+        UserError: a GPU is asked for and none is visible.
+    """
+    torch.set_num_threads(threads)
+    if gpus == 0:
+        _keep_freed_memory()
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UserError(
+            "gpus: no CUDA GPU is visible; set `gpus: 0` in the suite (or --config gpus=0) to run on the CPU"
+        )
+    return torch.device("cuda", 0)
+
+
+def _keep_freed_memory() -> None:
+    # glibc gives large freed blocks back to the system at once, and page faults then cost up to half of a CPU step.
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "mallopt"):
+            libc.mallopt(_M_MMAP_MAX, 0)
+            libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def mixed_precision(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """Autocast to bfloat16, or nothing."""
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def images_to_device(batch: Batch, device: torch.device) -> list[Tensor]:
+    """The images of a batch as float RGB in 0..1."""
+    return [image.to(device, non_blocking=True).float() / 255 for image in batch.images]
+
+
+def targets_to_device(batch: Batch, device: torch.device) -> list[Target]:
+    """The targets of a batch."""
+    return [target.to(device) for target in batch.targets]

@@ -1,0 +1,91 @@
+"""Which precision and memory layout trains fastest: measured per recipe and machine, never assumed."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+
+from sdetr.config import Recipe
+from sdetr.detector import create_detector
+from sdetr.engine.device import mixed_precision
+from sdetr.engine.train import build_optimizer, clip_gradients
+from sdetr.structures import Target
+
+_CLASSES = 91
+_OBJECTS = 7
+
+
+@dataclass(frozen=True)
+class PrecisionTiming:
+    """Median seconds of a training step."""
+
+    precision: str
+    channels_last: bool
+    seconds: float
+
+
+def measure_precisions(
+    recipe: Recipe, device: torch.device, batch_size: int, size: tuple[int, int], steps: int
+) -> list[PrecisionTiming]:
+    """Time whole training steps (loss, gradients, optimizer) on random images, plain fp32 first.
+
+    Args:
+        recipe: its detector is timed; its own precision is not used.
+        device: where.
+        batch_size: images a step.
+        size: (height, width) of each image in pixels.
+        steps: timed steps, after one warm-up.
+    """
+    return [
+        PrecisionTiming(
+            precision, channels_last, _median_step(recipe, device, batch_size, size, steps, precision, channels_last)
+        )
+        for precision, channels_last in product(("fp32", "bf16"), (False, True))
+    ]
+
+
+def _median_step(
+    recipe: Recipe,
+    device: torch.device,
+    batch_size: int,
+    size: tuple[int, int],
+    steps: int,
+    precision: str,
+    channels_last: bool,
+) -> float:
+    torch.manual_seed(0)
+    config = recipe.detector
+    if (backbone := getattr(config, "backbone", None)) is not None:
+        config = config.model_copy(update={"backbone": backbone.model_copy(update={"weights": "none"})})
+    detector = create_detector(config, _CLASSES).to(device).train()
+    detector.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)  # type: ignore[call-overload]
+    optimizer = build_optimizer(detector, recipe.optimizer)
+    images = list(torch.rand(batch_size, 3, *size, device=device))
+    targets = [_random_target(size).to(device) for _ in images]
+    seconds = []
+    for _ in range(steps + 1):
+        started = time.monotonic()
+        optimizer.zero_grad()
+        with mixed_precision(precision, device):
+            total = torch.stack(list(detector.loss(images, targets).values())).sum()
+        total.backward()  # type: ignore[no-untyped-call]
+        clip_gradients(detector, recipe.optimizer.clip_norm)
+        optimizer.step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.monotonic() - started)
+    return statistics.median(seconds[1:])
+
+
+def _random_target(size: tuple[int, int]) -> Target:
+    height, width = size
+    corner = torch.rand(_OBJECTS, 2) * 0.5
+    boxes = torch.cat((corner, corner + 0.1 + 0.4 * torch.rand(_OBJECTS, 2)), 1)
+    boxes = boxes * torch.tensor([width, height, width, height])
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    labels = torch.randint(_CLASSES, (_OBJECTS,))
+    return Target(boxes, labels, area, torch.zeros_like(labels), 0, size, size)

@@ -1,0 +1,208 @@
+"""The jobs of a run, from files to files: pretrain, train, predict. Engine, data and scoring meet only here."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from sdetr.config import CocoDataset, Recipe, ShapesDataset
+from sdetr.data.coco import CocoImages
+from sdetr.detector import DetectorModule, create_detector
+from sdetr.engine.device import prepare_device
+from sdetr.engine.predict import predict
+from sdetr.engine.train import Monitor, Trainer, seed_step
+from sdetr.errors import UserError
+from sdetr.evaluation.coco_metrics import evaluate
+from sdetr.evaluation.cost import device_name, gflops, peak_memory_gb, trainable_parameters
+from sdetr.evaluation.results_file import write_results
+from sdetr.files import atomic_path, write_json
+from sdetr.models.backbone import load_exactly, read_state_dict
+
+_GFLOPS_IMAGES = 20
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a job computes, on which data, where it writes and on what it runs."""
+
+    recipe: Recipe
+    dataset: CocoDataset | ShapesDataset
+    folder: Path
+    gpus: int
+    threads: int
+    workers: int
+
+    def images(self, split: Literal["train", "val", "monitor"]) -> CocoImages:
+        """A split with labels in the recipe's numbering."""
+        return CocoImages(self.dataset.split(split), self.recipe.label_numbering)
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """What the tables call a run."""
+
+    suite: str
+    run: str
+    recipe: str
+    seed: int
+
+
+def pretrain_backbone(job: Job, suite: str, seed: int) -> None:
+    """Train the pretraining recipe on the ``pretraining`` split; its backbone goes to ``backbone.pt``."""
+    if not isinstance(job.dataset, ShapesDataset):
+        raise UserError(f"data set {job.dataset.name} has no pretraining split; set the suite's pretraining to null")
+    device = prepare_device(job.gpus, job.threads)
+    images = CocoImages(job.dataset.split("pretraining"), job.recipe.label_numbering)
+    detector = _new_detector(job.recipe, images, seed, "none")
+    trainer = _trainer(job, detector, images, f"{suite}/pretraining", seed, device, monitor=None)
+    trainer.run()
+    backbone = getattr(detector, "backbone", None)
+    if backbone is None:
+        raise UserError("pretraining.recipe: its detector has no backbone to hand on; name a recipe that pretrains one")
+    with atomic_path(job.folder / "backbone.pt") as temporary:
+        torch.save({name: value.cpu() for name, value in backbone.state_dict().items()}, temporary)
+    trainer.finish()
+
+
+def train_run(job: Job, identity: RunIdentity, backbone_weights: Path | None) -> None:
+    """Train one run; writes ``weights.pt`` and, last of all, ``train.json``."""
+    device = prepare_device(job.gpus, job.threads)
+    images = job.images("train")
+    weights = None if backbone_weights is None else str(backbone_weights)
+    detector = _new_detector(job.recipe, images, identity.seed, weights)
+    name = f"{identity.run} seed {identity.seed}"
+    monitor = _monitor(job, job.images("monitor"), device)
+    trainer = _trainer(job, detector, images, name, identity.seed, device, monitor)
+    result = trainer.run()
+    path = job.folder / "weights.pt"
+    with atomic_path(path) as temporary:
+        torch.save({name: value.cpu().contiguous() for name, value in detector.state_dict().items()}, temporary)
+    write_json(
+        job.folder / "train.json",
+        {
+            **asdict(identity),
+            "model": job.recipe.model,
+            "origin": "trained_here",
+            "epochs": job.recipe.training.epochs,
+            "steps": result.steps,
+            "batch_size": job.recipe.training.batch_size,
+            "train_minutes": result.seconds / 60,
+            "images_per_second_train": result.images_per_second,
+            "peak_memory_gb": peak_memory_gb(device),
+            "trainable_parameters": trainable_parameters(detector),
+            "dropped_boxes": images.dropped_boxes,
+            "device": device_name(device),
+            "precision": job.recipe.training.precision,
+            "git_commit": git_commit(),
+            "recipe_sha256": job.recipe.sha256(),
+            "weights_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        },
+    )
+    trainer.finish()
+
+
+def predict_run(job: Job, weights: Path) -> None:
+    """Detect on the val split; writes ``detections.json`` and, last of all, ``predict.json``."""
+    device = prepare_device(job.gpus, job.threads)
+    images = job.images("val")
+    detector = _new_detector(job.recipe, images, 0, "none")
+    load_exactly(detector, read_state_dict(weights), weights)
+    detector.to(device).to(memory_format=_layout(job.recipe))  # type: ignore[call-overload]
+    predictions = predict(detector, job.recipe, images, device, job.workers)
+    write_results(job.folder / "detections.json", predictions.results)
+    write_json(
+        job.folder / "predict.json",
+        {
+            "eval_batch_size": job.recipe.evaluation.batch_size,
+            "eval_precision": job.recipe.evaluation.precision,
+            "images": len(images),
+            "images_per_second_infer": predictions.images_per_second,
+            "gflops": _mean_gflops(detector, job.recipe, images, device),
+            "device": device_name(device),
+        },
+    )
+
+
+def _new_detector(recipe: Recipe, images: CocoImages, seed: int, backbone_weights: str | None) -> DetectorModule:
+    """The recipe's detector with weights drawn by ``seed``; ``backbone_weights`` replaces those of the recipe."""
+    config = recipe.detector
+    backbone = getattr(config, "backbone", None)
+    if backbone is not None and backbone_weights is not None:
+        config = config.model_copy(update={"backbone": backbone.model_copy(update={"weights": backbone_weights})})
+    seed_step(seed, 0)
+    return create_detector(config, images.label_map.num_classes)
+
+
+def _trainer(
+    job: Job,
+    detector: DetectorModule,
+    images: CocoImages,
+    name: str,
+    seed: int,
+    device: torch.device,
+    monitor: Monitor | None,
+) -> Trainer:
+    return Trainer(
+        detector,
+        job.recipe,
+        images,
+        name=name,
+        seed=seed,
+        folder=job.folder,
+        device=device,
+        workers=job.workers,
+        monitor=monitor,
+    )
+
+
+def _monitor(job: Job, images: CocoImages, device: torch.device) -> Monitor:
+    """Scores a detector on the monitor split: the learning curve."""
+
+    def score(detector: DetectorModule) -> dict[str, float]:
+        predictions = predict(detector, job.recipe, images, device, job.workers)
+        with tempfile.TemporaryDirectory() as folder:
+            results = Path(folder) / "detections.json"
+            write_results(results, predictions.results)
+            return evaluate(images.split.annotations, results)
+
+    return score
+
+
+@torch.inference_mode()
+def _mean_gflops(detector: DetectorModule, recipe: Recipe, images: CocoImages, device: torch.device) -> float:
+    """Mean over evenly spaced images of the val split, each alone and resized as the recipe tests."""
+    from sdetr.data.transforms import test_transform
+
+    count = min(_GFLOPS_IMAGES, len(images))
+    total = 0.0
+    for i in range(count):
+        image, target = test_transform(*images.load(i * len(images) // count), recipe.transforms.test)
+        pixels, size = image.to(device).float() / 255, torch.tensor([target.original_size], device=device)
+        total += gflops(lambda pixels=pixels, size=size: detector.detect([pixels], size))
+    return total / count
+
+
+def _layout(recipe: Recipe) -> torch.memory_format:
+    return torch.channels_last if recipe.training.channels_last else torch.contiguous_format
+
+
+def git_commit() -> str:
+    """Commit of the code that runs, with ``-dirty`` if files differ from it; ``unknown`` outside a repository."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        result = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True)
+        return result.stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + (
+            "-dirty" if git("status", "--porcelain", "-uno", "--", "../sdetr", "../baselines") else ""
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

@@ -1,0 +1,173 @@
+"""Convolutional backbones that give one feature map per level."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
+
+from sdetr.config import BackboneConfig
+from sdetr.errors import UserError
+
+SMALL_CHANNELS = (16, 32, 64, 128)
+
+
+class Backbone(nn.Module):
+    """A stem and levels ``layer1``, ``layer2``, ...; frozen statistics, so no result depends on the rest of a batch."""
+
+    def __init__(self, stem: nn.Module, levels: dict[str, nn.Module], channels: dict[str, int]) -> None:
+        super().__init__()
+        self.stem = stem
+        for name, module in levels.items():
+            self.add_module(name, module)
+        self.channels = channels
+
+    def forward(self, images: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
+        """Feature maps.
+
+        Args:
+            images: (B, 3, H, W), normalised.
+            wanted: levels to return; levels beyond the last of them are not computed.
+
+        Returns:
+            (B, channels, h, w) by level.
+        """
+        x = self.stem(images)
+        features = {}
+        for name in self.channels:
+            x = getattr(self, name)(x)
+            if name in wanted:
+                features[name] = x
+                if len(features) == len(wanted):
+                    break
+        return features
+
+
+class SmallBlock(nn.Module):
+    """A strided convolution and a residual pair: one level of the small backbone."""
+
+    def __init__(self, inputs: int, outputs: int, norm: type[nn.Module]) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False)
+        self.bn1 = norm(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = norm(outputs)
+        self.conv3 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn3 = norm(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, h, w) to (B, outputs, h / 2, w / 2)."""
+        x = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(x + self.bn3(self.conv3(F.relu(self.bn2(self.conv2(x))))))
+
+
+def small_backbone(norm: type[nn.Module]) -> Backbone:
+    """16-32-64-128 channels, levels at strides 4, 8 and 16; ``norm`` is trainable batch norm only while pretraining."""
+    stem, *widths = SMALL_CHANNELS
+    first = nn.Sequential(nn.Conv2d(3, stem, 3, stride=2, padding=1, bias=False), norm(stem), nn.ReLU())
+    levels: dict[str, nn.Module] = {}
+    inputs = stem
+    for number, outputs in enumerate(widths, start=1):
+        levels[f"layer{number}"] = SmallBlock(inputs, outputs, norm)
+        inputs = outputs
+    return Backbone(first, levels, dict(zip(levels, widths, strict=True)))
+
+
+def _resnet(config: BackboneConfig, pretrained: dict[str, Tensor] | None) -> Backbone:
+    build = getattr(torchvision.models, config.name)
+    resnet = build(
+        weights=None, norm_layer=FrozenBatchNorm2d, replace_stride_with_dilation=[False, False, config.dilation]
+    )
+    if pretrained is not None:
+        # FrozenBatchNorm2d has no step counter; the classifier is not used.
+        kept = {k: v for k, v in pretrained.items() if not k.startswith("fc.") and "num_batches_tracked" not in k}
+        load_exactly(resnet, {**kept, "fc.weight": resnet.fc.weight, "fc.bias": resnet.fc.bias}, config.weights)
+    stem = nn.Sequential()
+    for name in ("conv1", "bn1", "relu", "maxpool"):
+        stem.add_module(name, getattr(resnet, name))
+    expansion = resnet.fc.in_features // 512
+    channels = {f"layer{i}": 64 * expansion * 2 ** (i - 1) for i in range(1, 5)}
+    return Backbone(stem, {name: getattr(resnet, name) for name in channels}, channels)
+
+
+def build_backbone(config: BackboneConfig) -> Backbone:
+    """The backbone of a recipe, with its weights loaded and its frozen parts frozen.
+
+    Raises:
+        UserError: the weights cannot be found or do not fit.
+    """
+    pretrained = _pretrained(config)
+    if config.name == "small":
+        backbone = small_backbone(FrozenBatchNorm2d)
+        if pretrained is not None:
+            kept = {name: value for name, value in pretrained.items() if "num_batches_tracked" not in name}
+            load_exactly(backbone, kept, config.weights)
+    else:
+        backbone = _resnet(config, pretrained)
+    for part in config.frozen:
+        getattr(backbone, part).requires_grad_(False)
+    return backbone
+
+
+def _pretrained(config: BackboneConfig) -> dict[str, Tensor] | None:
+    if config.weights == "none":
+        return None
+    if config.weights == "suite":
+        raise UserError("detector.backbone.weights: 'suite' needs the file that the suite's pretraining made")
+    if config.weights != "imagenet":
+        return read_state_dict(Path(config.weights))
+    if config.name == "small":
+        raise UserError(
+            "detector.backbone.weights: there are no ImageNet weights of the small backbone; use 'suite' or 'none'"
+        )
+    try:
+        state: dict[str, Tensor] = torchvision.models.get_weight(
+            f"{config.name.replace('resnet', 'ResNet')}_Weights.IMAGENET1K_V1"
+        ).get_state_dict(progress=False, check_hash=True)
+    except OSError as error:
+        raise UserError(
+            f"detector.backbone.weights: ImageNet weights of {config.name} could not be downloaded ({error}); "
+            "check the network, or download them elsewhere and give the file's path"
+        ) from error
+    return state
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """A file of plain tensors by name; nothing in it is executed.
+
+    Raises:
+        UserError: missing, broken, or something else than tensors by name.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a file that is no checkpoint
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: is not a readable weights file ({reason})") from error
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise UserError(f"{path}: does not hold tensors by name; a state_dict is expected")
+    return content
+
+
+def load_exactly(module: nn.Module, state: dict[str, Tensor], where: str | Path) -> None:
+    """Load a state dict, every name and shape of it.
+
+    Raises:
+        UserError: names missing, unknown, or of another shape, each listed.
+    """
+    own = module.state_dict()
+    wrong = [f"{name} is missing" for name in own if name not in state]
+    wrong += [f"{name} is unknown" for name in state if name not in own]
+    wrong += [
+        f"{name} has shape {tuple(value.shape)}, not {tuple(own[name].shape)}"
+        for name, value in state.items()
+        if name in own and value.shape != own[name].shape
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 10} more" if len(wrong) > 10 else ""
+        raise UserError(f"{where}: does not fit: {'; '.join(wrong[:10])}{more}")
+    with torch.no_grad():
+        module.load_state_dict(state)

@@ -1,0 +1,64 @@
+"""Bipartite matching between predictions and objects (DETR, section 3.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from sdetr.models.boxes import cxcywh_to_xyxy, generalized_iou
+from sdetr.structures import SetPrediction, Target
+
+Match = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class HungarianMatcher:
+    """Weights of the matching cost: class probability, L1 distance and generalized IoU of boxes."""
+
+    class_weight: float = 1.0
+    l1_weight: float = 5.0
+    giou_weight: float = 2.0
+
+    @torch.no_grad()
+    def match(self, prediction: SetPrediction, targets: list[Target]) -> list[list[Match]]:
+        """The cheapest one-to-one assignment, for each layer and image.
+
+        Args:
+            prediction: logits (L, B, Q, C + 1) and boxes (L, B, Q, 4).
+            targets: B of them.
+
+        Returns:
+            ``[layer][image]`` -> (queries, objects), two int64 tensors on the CPU of length min(Q, objects).
+
+        Raises:
+            FloatingPointError: the prediction holds NaN or infinity.
+        """
+        # All layers go to the host in one copy: a copy per layer would stop a GPU once per layer.
+        costs = self._costs(prediction, targets).cpu()
+        if not torch.isfinite(costs).all():
+            raise FloatingPointError("the detector predicted NaN or infinity")
+        counts = [len(target.labels) for target in targets]
+        return [[_assign(layer[i, :, :count]) for i, count in enumerate(counts)] for layer in costs]
+
+    def _costs(self, prediction: SetPrediction, targets: list[Target]) -> Tensor:
+        """(L, B, Q, N): N is the largest number of objects; columns beyond an image's own are meaningless."""
+        labels = pad_sequence([target.labels for target in targets], batch_first=True)
+        boxes = pad_sequence([target.normalized_boxes() for target in targets], batch_first=True)[None, :, None]
+        probabilities = prediction.logits.softmax(-1)
+        where = labels[None, :, None, :].expand(*probabilities.shape[:3], labels.shape[1])
+        predicted = prediction.boxes[..., None, :]
+        l1 = (predicted - boxes).abs().sum(-1)
+        giou = generalized_iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(boxes))
+        # A padded target is an empty box at the origin, whose IoU with an empty prediction is 0 / 0.
+        real = (torch.arange(labels.shape[1]) < torch.tensor([len(t.labels) for t in targets])[:, None]).to(l1.device)
+        cost = self.l1_weight * l1 - self.class_weight * probabilities.gather(-1, where) - self.giou_weight * giou
+        return cost.masked_fill(~real[None, :, None, :], 0.0)
+
+
+def _assign(cost: Tensor) -> Match:
+    queries, objects = linear_sum_assignment(cost.numpy())
+    return torch.as_tensor(queries, dtype=torch.int64), torch.as_tensor(objects, dtype=torch.int64)

@@ -1,0 +1,56 @@
+"""Pretraining of the small backbone: the stand-in, where no ImageNet weights exist, for what the papers start from.
+
+The backbone learns, with trainable batch norm and dense heads on its two coarsest levels, which object each place lies
+in. What it learned is then frozen into `FrozenBatchNorm2d` and handed to every detector of a suite alike.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from sdetr.config import CustomDetectorConfig
+from sdetr.detector import DetectorModule
+from sdetr.errors import UserError
+from sdetr.models.backbone import small_backbone
+from sdetr.models.dense_head import DenseHead
+from sdetr.models.padding import pad_images
+from sdetr.models.stacked import normalize_images
+from sdetr.structures import Detections, Target
+
+_LEVELS = ("layer2", "layer3")
+
+
+class DensePretrainer(DetectorModule):
+    """A small backbone and one dense head per level; it trains like a detector and detects nothing."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.backbone = small_backbone(nn.BatchNorm2d)
+        self.heads = nn.ModuleDict({level: DenseHead(self.backbone.channels[level], num_classes) for level in _LEVELS})
+
+    def loss(self, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
+        """One dense loss per level."""
+        batch = pad_images(normalize_images(images))
+        features = self.backbone(batch.pixels, frozenset(_LEVELS))
+        padded = (batch.pixels.shape[-2], batch.pixels.shape[-1])
+        return {
+            f"loss_dense_{level}": self.heads[level](
+                feature.flatten(2).transpose(1, 2), (feature.shape[-2], feature.shape[-1]), padded, targets
+            )
+            for level, feature in features.items()
+        }
+
+    def detect(self, images: list[Tensor], original_sizes: Tensor) -> list[Detections]:  # noqa: ARG002
+        """Refused: only the backbone is of use."""
+        raise UserError("a pretraining recipe detects nothing; use it as the `pretraining` of a suite, not as a run")
+
+
+def build(config: CustomDetectorConfig, num_classes: int) -> DensePretrainer:
+    """Factory that a recipe names ``sdetr.models.pretraining:build``; it takes no options.
+
+    Raises:
+        UserError: options were given.
+    """
+    if config.options:
+        raise UserError(f"detector.options: {', '.join(config.options)} unknown; this factory takes none, write {{}}")
+    return DensePretrainer(num_classes)

@@ -1,0 +1,110 @@
+"""The stacked DETR family: a backbone and a stack of stages. SDETR has two stages, DETR has one."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torchvision.transforms.functional import normalize
+
+from sdetr.config import StackedDETRConfig
+from sdetr.detector import DetectorModule
+from sdetr.models.backbone import Backbone, build_backbone
+from sdetr.models.boxes import cxcywh_to_xyxy
+from sdetr.models.criterion import SetCriterion
+from sdetr.models.dense_head import DenseHead
+from sdetr.models.heads import MLP
+from sdetr.models.matcher import HungarianMatcher
+from sdetr.models.padding import PaddedImages, pad_images
+from sdetr.models.position import SinePosition
+from sdetr.models.stage import Stage
+from sdetr.structures import Detections, SetPrediction, Target
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class StackedDETR(DetectorModule):
+    """Stage k decodes from the last output of stage k - 1; class head and box head are shared (arXiv 2207.04313)."""
+
+    def __init__(self, config: StackedDETRConfig, backbone: Backbone, num_classes: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.stages = nn.ModuleList(Stage(config, stage, backbone.channels[stage.level]) for stage in config.stages)
+        self.position = SinePosition(config.width, config.position_temperature)
+        self.class_head = nn.Linear(config.width, num_classes + 1)
+        self.box_head = MLP((config.width, config.width, config.width, 4))
+        loss = config.loss
+        self.criterion = SetCriterion(
+            num_classes,
+            HungarianMatcher(loss.match_class_weight, loss.match_l1_weight, loss.match_giou_weight),
+            loss.no_object_weight,
+            loss.class_weight,
+            loss.l1_weight,
+            loss.giou_weight,
+        )
+        self.dense_weight = loss.dense_weight
+        self.dense_heads = nn.ModuleList(
+            DenseHead(config.width, num_classes) for _ in config.stages if loss.dense_weight > 0
+        )
+        self.levels = frozenset(stage.level for stage in config.stages)
+
+    def forward(self, images: list[Tensor]) -> SetPrediction:
+        """Predictions of every decoder layer of every stage; ``images`` (3, H, W) are normalised already."""
+        outputs, _ = self._run_stages(pad_images(images))
+        return self._predict(outputs)
+
+    def loss(self, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
+        """Weighted set losses of every layer, and of the dense heads where the recipe has them."""
+        batch = pad_images(normalize_images(images))
+        outputs, memories = self._run_stages(batch)
+        # Matching and losses are float32 whatever the precision of the layers.
+        with torch.autocast(batch.pixels.device.type, enabled=False):
+            prediction = self._predict(outputs)
+            losses = self.criterion(prediction, targets)
+            terms = {
+                name: weight * losses[name]
+                for name, weight in self.criterion.weight_dict(len(prediction.logits)).items()
+            }
+            padded = (batch.pixels.shape[-2], batch.pixels.shape[-1])
+            for i, (head, (memory, grid)) in enumerate(zip(self.dense_heads, memories, strict=False)):
+                terms[f"loss_dense_{i}"] = self.dense_weight * head(memory.float(), grid, padded, targets)
+        return terms
+
+    def detect(self, images: list[Tensor], original_sizes: Tensor) -> list[Detections]:
+        """One detection per query, from the last layer: its best class that is an object (DETR's post-processing)."""
+        prediction = self.forward(normalize_images(images))
+        scores, labels = prediction.logits[-1].softmax(-1)[..., :-1].max(-1)
+        height, width = original_sizes.to(scores).unbind(1)
+        boxes = cxcywh_to_xyxy(prediction.boxes[-1]) * torch.stack((width, height, width, height), dim=1)[:, None]
+        return [Detections(*parts) for parts in zip(boxes, scores, labels, strict=True)]
+
+    def _run_stages(self, batch: PaddedImages) -> tuple[Tensor, list[tuple[Tensor, tuple[int, int]]]]:
+        """Decoder outputs (L, B, Q, width), and each stage's encoder memory with its grid (h, w)."""
+        features = self.backbone(batch.pixels, self.levels)
+        outputs: list[Tensor] = []
+        memories = []
+        for stage in self.stages:
+            feature = features[str(stage.level)]
+            grid = (feature.shape[-2], feature.shape[-1])
+            padding = batch.padding_at(*grid)
+            handed = outputs[-1][-1] if outputs else None
+            decoded, memory = stage(feature, self.position(padding), padding if batch.is_padded else None, handed)
+            outputs.append(decoded)
+            memories.append((memory, grid))
+        return torch.cat(outputs), memories
+
+    def _predict(self, outputs: Tensor) -> SetPrediction:
+        # bfloat16 would round box coordinates to half a percent of the image, so the heads stay in float32.
+        with torch.autocast(outputs.device.type, enabled=False):
+            outputs = outputs.to(self.class_head.weight.dtype)
+            return SetPrediction(self.class_head(outputs), self.box_head(outputs).sigmoid())
+
+
+def normalize_images(images: list[Tensor]) -> list[Tensor]:
+    """Images in 0..1 with ImageNet's mean and deviation taken out."""
+    return [normalize(image, list(IMAGENET_MEAN), list(IMAGENET_STD)) for image in images]
+
+
+def build(config: StackedDETRConfig, num_classes: int) -> StackedDETR:
+    """Factory that a recipe names ``sdetr.models.stacked:build``."""
+    return StackedDETR(config, build_backbone(config.backbone), num_classes)

@@ -1,0 +1,145 @@
+"""One stage of the stack: a transformer encoder over one backbone level and a decoder that reads it."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sdetr.config import StackedDETRConfig, StageConfig
+from sdetr.models.attention import Attention
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with ReLU and dropout between."""
+
+    def __init__(self, width: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(width, hidden)
+        self.linear2 = nn.Linear(hidden, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., width) to (..., width)."""
+        output: Tensor = self.linear2(self.dropout(F.relu(self.linear1(x))))
+        return output
+
+
+class Residual(nn.Module):
+    """Residual connection with dropout and layer norm, after the sum (``post``, the papers) or before the block."""
+
+    def __init__(self, width: int, dropout: float, norm_first: bool) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+        self.norm_first = norm_first
+
+    def before(self, x: Tensor) -> Tensor:
+        """What the block reads."""
+        return self.norm(x) if self.norm_first else x
+
+    def after(self, x: Tensor, change: Tensor) -> Tensor:
+        """The sum of the stream and what the block gave."""
+        total: Tensor = x + self.dropout(change)
+        return total if self.norm_first else self.norm(total)
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention, then a feed-forward block."""
+
+    def __init__(self, config: StackedDETRConfig, heads: int) -> None:
+        super().__init__()
+        norm_first = config.norm == "pre"
+        self.self_attention = Attention(config.width, heads, config.dropout)
+        self.feed_forward = FeedForward(config.width, config.feedforward_width, config.dropout)
+        self.residual1 = Residual(config.width, config.dropout, norm_first)
+        self.residual2 = Residual(config.width, config.dropout, norm_first)
+
+    def forward(self, x: Tensor, position: Tensor, padding: Tensor | None) -> Tensor:
+        """Tokens (B, S, width), positions alike, padding (B, S) to tokens."""
+        read = self.residual1.before(x)
+        query = read + position
+        x = self.residual1.after(x, self.self_attention(query, query, read, padding))
+        return self.residual2.after(x, self.feed_forward(self.residual2.before(x)))
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention among queries, attention to the encoder's memory, then a feed-forward block."""
+
+    def __init__(self, config: StackedDETRConfig, heads: int) -> None:
+        super().__init__()
+        norm_first = config.norm == "pre"
+        self.self_attention = Attention(config.width, heads, config.dropout)
+        self.cross_attention = Attention(config.width, heads, config.dropout)
+        self.feed_forward = FeedForward(config.width, config.feedforward_width, config.dropout)
+        self.residual1 = Residual(config.width, config.dropout, norm_first)
+        self.residual2 = Residual(config.width, config.dropout, norm_first)
+        self.residual3 = Residual(config.width, config.dropout, norm_first)
+
+    def forward(self, x: Tensor, queries: Tensor, keys: Tensor, memory: Tensor, padding: Tensor | None) -> Tensor:
+        """Decode once.
+
+        Args:
+            x: (B, Q, width), the stream.
+            queries: (Q, width), the learned query embedding, added wherever the stream asks.
+            keys: (B, S, width), memory plus its position encoding.
+            memory: (B, S, width).
+            padding: (B, S) or None.
+
+        Returns:
+            (B, Q, width).
+        """
+        read = self.residual1.before(x)
+        query = read + queries
+        x = self.residual1.after(x, self.self_attention(query, query, read, None))
+        query = self.residual2.before(x) + queries
+        x = self.residual2.after(x, self.cross_attention(query, keys, memory, padding))
+        return self.residual3.after(x, self.feed_forward(self.residual3.before(x)))
+
+
+class Stage(nn.Module):
+    """Projection of one backbone level, encoder, query embedding and decoder."""
+
+    def __init__(self, config: StackedDETRConfig, stage: StageConfig, channels: int) -> None:
+        super().__init__()
+        width = config.width
+        self.level = stage.level
+        self.projection = nn.Conv2d(channels, width, kernel_size=1)
+        self.queries = nn.Embedding(config.queries, width)
+        self.encoder = nn.ModuleList(EncoderLayer(config, stage.encoder_heads) for _ in range(stage.encoder_layers))
+        self.encoder_norm = nn.LayerNorm(width) if config.norm == "pre" else nn.Identity()
+        self.decoder = nn.ModuleList(DecoderLayer(config, stage.decoder_heads) for _ in range(stage.decoder_layers))
+        self.decoder_norm = nn.LayerNorm(width)
+        for layers in (self.encoder, self.decoder):
+            for parameter in layers.parameters():
+                if parameter.dim() > 1:
+                    nn.init.xavier_uniform_(parameter)
+
+    def forward(
+        self, feature: Tensor, position: Tensor, padding: Tensor | None, handed: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Encode a level and decode it.
+
+        Args:
+            feature: (B, channels, h, w).
+            position: (B, width, h, w).
+            padding: (B, h, w) bool, or None where nothing is padded.
+            handed: (B, Q, width), the last decoder output of the stage before; None starts from zeros.
+
+        Returns:
+            Decoder outputs (layers, B, Q, width), normalised, first to last; encoder memory (B, h * w, width).
+        """
+        memory = self.projection(feature).flatten(2).transpose(1, 2)
+        places = position.flatten(2).transpose(1, 2).to(memory.dtype)
+        padding = None if padding is None else padding.flatten(1)
+        for layer in self.encoder:
+            memory = layer(memory, places, padding)
+        memory = self.encoder_norm(memory)
+        queries = self.queries.weight
+        x = memory.new_zeros(len(memory), *queries.shape) if handed is None else handed
+        keys = memory + places
+        outputs = []
+        for layer in self.decoder:
+            x = layer(x, queries, keys, memory, padding)
+            outputs.append(self.decoder_norm(x))
+        return torch.stack(outputs), memory

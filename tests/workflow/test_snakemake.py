@@ -1,0 +1,173 @@
+"""What runs again and what does not, and what a user reads when a suite is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.workflow.conftest import DATASET, RECIPE, SUITE, Tree
+
+SCORED = {"evaluate one seed0", "evaluate two seed0", "tables"}
+PREDICTED = {"predict one seed0", "predict two seed0"}
+
+
+def of_run(run: str) -> set[str]:
+    return {f"{rule} {run} seed0" for rule in ("train", "predict", "evaluate")} | {"tables"}
+
+
+def test_a_suite_runs_to_its_tables_with_a_log_of_each_job(finished: Tree) -> None:
+    results = finished.root / "results/micro"
+    assert (results / "detectors.csv").exists()
+    assert (results / "runs/two/seed0/metrics.json").exists()
+    assert (results / "logs/one-seed0/train.log").read_text().strip() == "train ran"
+    for rule in ("train", "predict", "evaluate"):
+        assert (results / f"logs/one-seed0/{rule}.tsv").exists()
+
+
+def test_editing_nothing_re_runs_nothing(tree: Tree) -> None:
+    assert tree.plan() == set()
+    (tree.root / "config/recipes/first.yaml").touch()
+    (tree.root / "config/datasets/micro.yaml").touch()
+    assert tree.plan("--config", "workers=3", "threads=2") == set()
+
+
+def test_adding_a_run_runs_that_run_only(tree: Tree) -> None:
+    added = {"recipe": "first", "seeds": [0], "set": {"training.epochs": 2}}
+    tree.write("config/demo.yaml", {**SUITE, "runs": {**SUITE["runs"], "longer": added}})
+    assert tree.plan() == of_run("longer")
+
+
+def test_editing_a_recipe_re_runs_its_run_only(tree: Tree) -> None:
+    tree.write("config/recipes/second.yaml", {**RECIPE, "source": "another"})
+    assert tree.plan() == of_run("two")
+
+
+def test_removing_a_run_makes_the_tables_anew(tree: Tree) -> None:
+    tree.write("config/demo.yaml", {**SUITE, "runs": {"one": SUITE["runs"]["one"]}})
+    assert tree.plan() == {"tables"}
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        ("sdetr/evaluation/coco_metrics.py", SCORED),
+        ("sdetr/engine/train.py", SCORED),
+        ("sdetr/models/stacked.py", SCORED | PREDICTED),
+        ("baselines/detr.py", SCORED | PREDICTED),
+    ],
+)
+def test_library_code_is_followed_by_scores_but_never_by_training(tree: Tree, file: str, expected: set[str]) -> None:
+    (tree.root / file).touch()
+    assert tree.plan() == expected
+
+
+def test_editing_the_rules_trains_nothing(tree: Tree) -> None:
+    file = tree.root / "workflow/rules/train.smk"
+    file.write_text(file.read_text().replace("--seed {wildcards.seed}", "--seed  {wildcards.seed}"))
+    assert tree.plan() == set()
+
+
+def test_editing_the_data_set_runs_everything(tree: Tree) -> None:
+    tree.write("config/datasets/micro.yaml", {**DATASET, "image_size": 96})
+    assert tree.plan() == {"draw", "check", "pretrain"} | of_run("one") | of_run("two")
+
+
+def test_a_fresh_clone_with_committed_tables_runs(tree: Tree) -> None:
+    (tree.root / "results/micro/runs").rename(tree.root / "elsewhere")
+    (tree.root / "results/micro/data_check.json").unlink()
+    (tree.root / ".snakemake").rename(tree.root / "old")
+    assert tree.plan() >= of_run("one") | of_run("two") | {"check"}
+
+
+def test_another_suite_shares_the_drawing_and_not_the_runs(tree: Tree) -> None:
+    alone = {**SUITE, "suite": "other", "runs": {"third": {"recipe": "first", "seeds": [0]}}}
+    tree.write("config/other.yaml", alone)
+    outcome = tree.snakemake("--configfile", "config/other.yaml")
+    assert outcome.code == 0, outcome.text
+    assert outcome.jobs == of_run("third") | {"check", "pretrain"}
+    assert tree.plan() == set()
+
+
+def test_a_run_that_fails_keeps_its_checkpoint_and_costs_no_other(tree: Tree) -> None:
+    for run in ("one", "two"):
+        tree.write(f"config/recipes/{'first' if run == 'one' else 'second'}.yaml", {**RECIPE, "source": "another"})
+    (tree.root / "FAIL").write_text("one")
+    outcome = tree.snakemake()
+    runs = tree.root / "results/micro/runs"
+    assert outcome.code != 0
+    assert "error: loss is not a number" in outcome.text
+    assert "loss is not a number" in (tree.root / "results/micro/logs/one-seed0/train.log").read_text()
+    assert not (runs / "one/seed0/weights.pt").exists()
+    assert (runs / "one/seed0/checkpoints/last.pt").exists()
+    (tree.root / "FAIL").unlink()
+    assert tree.plan() == of_run("one")
+
+
+def test_the_command_line_reaches_the_commands(tree: Tree) -> None:
+    (tree.root / "calls.log").unlink()
+    changed = "runs={one: {recipe: first, seeds: [1], set: {training.epochs: 2}}}"
+    outcome = tree.snakemake("--config", "workers=3", changed, "--until", "train")
+    assert outcome.code == 0, outcome.text
+    call = next(line for line in (tree.root / "calls.log").read_text().splitlines() if "--seed 1" in line)
+    assert call == (
+        "train --suite micro --run one --seed 1 --recipe results/micro/runs/one/recipe.yaml "
+        "--dataset results/micro/dataset.yaml --out results/micro/runs/one/seed1 "
+        "--backbone-weights results/micro/runs/pretraining/backbone.pt --threads 1 --gpus 0 --workers 3"
+    )
+
+
+def test_the_gpu_budget_is_read_without_asking(tree: Tree) -> None:
+    outcome = tree.snakemake("--dry-run", "--config", "gpus=4", "--forcerun", "train")
+    assert "gpu=1" in outcome.text, outcome.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--config", "treads=2"], "error: config/demo.yaml: treads: unknown key; check its spelling or remove it"),
+        (
+            ["--config", "set={optimizer.lr: 1}"],
+            "error: config/demo.yaml (for pretraining, recipe backbone): set.optimizer.lr: the recipe has no 'lr' there; ",
+        ),
+        (
+            ["--config", "set={detector.stages.0.encoder_heads: 3}"],
+            "error: config/recipes/first.yaml (run one of config/demo.yaml sets detector.stages.0.encoder_heads): "
+            "detector.stages.0.encoder_heads: 3 heads do not divide the width 16",
+        ),
+        (["--configfile", "config/half.yaml"], "error: config/half.yaml: suite: is missing"),
+    ],
+)
+def test_a_wrong_suite_ends_in_one_line(finished: Tree, arguments: list[str], said: str) -> None:
+    finished.write("config/half.yaml", {key: value for key, value in SUITE.items() if key != "suite"})
+    outcome = finished.snakemake("--dry-run", *arguments)
+    errors = [line for line in outcome.text.splitlines() if "error" in line.lower()]
+    assert outcome.code != 0
+    assert len(errors) == 1, outcome.text
+    assert errors[0].startswith(said)
+    assert "Traceback" not in outcome.text
+    assert '.smk"' not in outcome.text
+
+
+def test_coco_is_checked_before_training_and_its_age_does_not_matter(tree: Tree, tmp_path: Path) -> None:
+    root = tmp_path / "a coco root"
+    splits = {
+        split: {"annotations": f"annotations/{split}.json", "images": split} for split in ("train", "val", "monitor")
+    }
+    for split in splits:
+        (root / split).mkdir(parents=True)
+        (root / "annotations").mkdir(exist_ok=True)
+        (root / f"annotations/{split}.json").write_text("{}")
+    tree.write("config/datasets/coco.yaml", {"kind": "coco", "name": "coco", "root": None, **splits})
+    runs = {"one": {"recipe": "first", "seeds": [0], "set": {"detector.backbone.weights": "none"}}}
+    tree.write("config/coco.yaml", {**SUITE, "suite": "coco", "dataset": "coco", "pretraining": None, "runs": runs})
+    chosen = ("--configfile", "config/coco.yaml", "--config")
+    outcome = tree.snakemake(*chosen, f"coco_root={root}")
+    assert outcome.code == 0, outcome.text
+    assert outcome.jobs == of_run("one") | {"check"}
+    for split in splits:
+        (root / f"annotations/{split}.json").touch()
+    assert tree.plan(*chosen, f"coco_root={root}") == set()
+    lost = tree.snakemake("--dry-run", *chosen, "coco_root=/nowhere")
+    assert lost.code != 0
+    assert "train.annotations: there is no /nowhere/annotations/train.json" in lost.text

@@ -1,0 +1,68 @@
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+
+from sdetr.errors import UserError
+from sdetr.suite import load_suite, write
+
+ROOT = Path(os.path.relpath(workflow.basedir))
+SUITE_FILES = " + ".join(os.path.relpath(file) for file in workflow.configfiles)
+
+# A wrong key ends here in one line. A WorkflowError would add the lines of this file, which say nothing to a user.
+try:
+    PLAN = load_suite(config, ROOT, SUITE_FILES)
+except UserError as error:
+    sys.exit(f"error: {error}")
+write(PLAN)
+
+SUITE = PLAN.suite
+RESULTS = PLAN.results
+LOGS = RESULTS / "logs"
+BACKBONE = RESULTS / "runs/pretraining/backbone.pt"
+SEED = RESULTS / "runs/{run}/seed{seed}"
+SEED_LOGS = LOGS / "{run}-seed{seed}"
+
+# This interpreter, not the one on the PATH: no environment needs to be activated.
+SDETR = f"{shlex.quote(sys.executable)} -m sdetr"
+
+
+wildcard_constraints:
+    run="|".join(map(re.escape, SUITE.runs)),
+    seed=r"\d+",
+
+
+def annotations(*splits):
+    """Annotation files; those of a data set that is not drawn here never trigger by their age."""
+    files = [str(PLAN.splits[split].annotations) for split in splits]
+    return files if PLAN.dataset.kind == "shapes" else ancient(files)
+
+
+def code(*patterns):
+    """Library files that a result follows."""
+    return sorted(str(path) for pattern in patterns for path in ROOT.glob(pattern))
+
+
+def of_every_seed(name):
+    """One file of each run and seed of the suite."""
+    return [
+        f"{RESULTS}/runs/{run}/seed{seed}/{name}"
+        for run, entry in SUITE.runs.items()
+        for seed in entry.seeds
+    ]
+
+
+def backbone_of(wildcards):
+    """File of backbone weights that a run starts from, if there is one."""
+    weights = PLAN.backbone_weights(wildcards.run)
+    if weights in ("none", "imagenet"):
+        return []
+    return BACKBONE if weights == "suite" else ancient(weights)
+
+
+def backbone_option(wildcards):
+    """How `sdetr train` is told of the suite's backbone; a file of the user's is in the recipe."""
+    if PLAN.backbone_weights(wildcards.run) != "suite":
+        return ""
+    return f"--backbone-weights {BACKBONE}"
