@@ -28,7 +28,7 @@ check: $(READY)
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) mypy
-	$(RUN) importlinter.cli
+	.venv/bin/python -c "from importlinter.cli import lint_imports_command; lint_imports_command()"
 	$(RUN) snakefmt --check Snakefile workflow
 	$(RUN) pytest tests/workflow/test_lint.py
 

@@ -6,6 +6,7 @@ import hashlib
 import subprocess
 import tempfile
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +14,7 @@ import torch
 
 from sdetr.config import CocoDataset, Recipe, ShapesDataset
 from sdetr.data.coco import CocoImages
+from sdetr.data.transforms import test_transform
 from sdetr.detector import DetectorModule, create_detector
 from sdetr.engine.device import prepare_device
 from sdetr.engine.predict import predict
@@ -77,7 +79,7 @@ def train_run(job: Job, identity: RunIdentity, backbone_weights: Path | None) ->
     weights = None if backbone_weights is None else str(backbone_weights)
     detector = _new_detector(job.recipe, images, identity.seed, weights)
     name = f"{identity.run} seed {identity.seed}"
-    monitor = _monitor(job, job.images("monitor"), device)
+    monitor = _monitor(job, device)
     trainer = _trainer(job, detector, images, name, identity.seed, device, monitor)
     result = trainer.run()
     path = job.folder / "weights.pt"
@@ -161,30 +163,29 @@ def _trainer(
     )
 
 
-def _monitor(job: Job, images: CocoImages, device: torch.device) -> Monitor:
+def _monitor(job: Job, device: torch.device) -> Monitor:
     """Scores a detector on the monitor split: the learning curve."""
+    images, annotations = job.images("monitor"), job.dataset.split("monitor").annotations
 
     def score(detector: DetectorModule) -> dict[str, float]:
         predictions = predict(detector, job.recipe, images, device, job.workers)
         with tempfile.TemporaryDirectory() as folder:
             results = Path(folder) / "detections.json"
             write_results(results, predictions.results)
-            return evaluate(images.split.annotations, results)
+            return evaluate(annotations, results)
 
     return score
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _mean_gflops(detector: DetectorModule, recipe: Recipe, images: CocoImages, device: torch.device) -> float:
     """Mean over evenly spaced images of the val split, each alone and resized as the recipe tests."""
-    from sdetr.data.transforms import test_transform
-
     count = min(_GFLOPS_IMAGES, len(images))
     total = 0.0
     for i in range(count):
         image, target = test_transform(*images.load(i * len(images) // count), recipe.transforms.test)
         pixels, size = image.to(device).float() / 255, torch.tensor([target.original_size], device=device)
-        total += gflops(lambda pixels=pixels, size=size: detector.detect([pixels], size))
+        total += gflops(partial(detector.detect, [pixels], size))
     return total / count
 
 
@@ -201,8 +202,7 @@ def git_commit() -> str:
         return result.stdout.strip()
 
     try:
-        return git("rev-parse", "HEAD") + (
-            "-dirty" if git("status", "--porcelain", "-uno", "--", "../sdetr", "../baselines") else ""
-        )
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "../sdetr", "../baselines")
+        return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

@@ -111,6 +111,7 @@ class CocoImages:
     are kept: what the reference DETR does.
 
     Attributes:
+        split: where they are.
         label_map: categories and labels.
         image_ids: in ascending order; the order of ``load``.
         dropped_boxes: degenerate boxes that were dropped, in all images.
@@ -119,8 +120,7 @@ class CocoImages:
 
     def __init__(self, split: SplitPaths, numbering: Numbering) -> None:
         annotations = read_annotations(split.annotations)
-        self._annotation_file = split.annotations
-        self._folder = split.images
+        self.split = split
         self._images = annotations.images
         self.label_map = LabelMap(annotations.categories, numbering)
         self.image_ids = tuple(image.id for image in annotations.images)
@@ -144,7 +144,7 @@ class CocoImages:
             UserError: the image cannot be decoded, or its size is not what the annotation file says.
         """
         record = self._images[index]
-        image = read_image(self._folder / record.file_name, record, self._annotation_file)
+        image = read_image(self.split.images / record.file_name, record, self.split.annotations)
         objects = slice(int(self._offsets[index]), int(self._offsets[index + 1]))
         labels = torch.from_numpy(self._labels[objects].copy())
         target = Target(

@@ -8,16 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.multiprocessing
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from sdetr.config import Resize, TrainTransforms
 from sdetr.data.coco import CocoImages
-from sdetr.data.transforms import test_transform, train_transform
+from sdetr.data.transforms import Sample, test_transform, train_transform
 from sdetr.errors import UserError
-from sdetr.structures import Batch, Target
-
-Sample = tuple[Tensor, Target]
+from sdetr.structures import Batch
 
 
 def steps_per_epoch(images: CocoImages, batch_size: int) -> int:

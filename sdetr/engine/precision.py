@@ -40,12 +40,11 @@ def measure_precisions(
         size: (height, width) of each image in pixels.
         steps: timed steps, after one warm-up.
     """
-    return [
-        PrecisionTiming(
-            precision, channels_last, _median_step(recipe, device, batch_size, size, steps, precision, channels_last)
-        )
-        for precision, channels_last in product(("fp32", "bf16"), (False, True))
-    ]
+    timings = []
+    for precision, channels_last in product(("fp32", "bf16"), (False, True)):
+        seconds = _median_step(recipe, device, batch_size, size, steps, precision, channels_last)
+        timings.append(PrecisionTiming(precision, channels_last, seconds))
+    return timings
 
 
 def _median_step(

@@ -53,6 +53,15 @@ def evaluate(annotations: Path | str, results: Path | str) -> dict[str, float]:
     return {name: float(value) for name, value in zip(METRICS, evaluation.stats, strict=True)}
 
 
+def image_count(annotations: Path | str) -> int:
+    """Number of images that `evaluate` scores with this annotation file: all of them.
+
+    Raises:
+        UserError: a file that is missing, broken or inconsistent.
+    """
+    return len(_read_annotations(Path(annotations))["images"])
+
+
 def _silent(*_: object) -> None:
     return None
 

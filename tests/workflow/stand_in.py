@@ -24,7 +24,7 @@ def main() -> None:
     options = dict(pairwise(sys.argv[1:]))
     with Path("calls.log").open("a", encoding="utf-8") as calls:
         calls.write(" ".join(sys.argv[1:]) + "\n")
-    print(f"{command} ran")
+    sys.stderr.write(f"{command} ran\n")
     if command == "prepare":
         root = Path(yaml.safe_load(Path(options["--dataset"]).read_text())["root"])
         outputs = [root / f"annotations/instances_{split}.json" for split in SPLITS]

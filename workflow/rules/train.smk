@@ -50,10 +50,12 @@ rule train:
     params:
         sdetr=SDETR,
         suite=SUITE.suite,
+        recipe=lambda wildcards: SUITE.runs[wildcards.run].recipe,
         workers=SUITE.workers,
         backbone=backbone_option,
         folder=subpath(output.weights, parent=True),
     shell:
         "{params.sdetr} train --suite {params.suite} --run {wildcards.run} --seed {wildcards.seed} "
-        "--recipe {input.recipe:q} --dataset {input.dataset:q} --out {params.folder:q} {params.backbone} "
+        "--recipe {input.recipe:q} --recipe-name {params.recipe} --dataset {input.dataset:q} "
+        "--out {params.folder:q} {params.backbone} "
         "--threads {threads} --gpus {resources.gpu} --workers {params.workers} 2>&1 | tee -i {log:q}"

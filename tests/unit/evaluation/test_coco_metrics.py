@@ -14,7 +14,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from sdetr.errors import UserError
-from sdetr.evaluation.coco_metrics import METRICS, evaluate
+from sdetr.evaluation.coco_metrics import METRICS, evaluate, image_count
 
 # What pycocotools must be told in place of an empty list: far from every object, so that it matches none.
 NOWHERE = [1e6, 1e6, 1.0, 1.0]
@@ -216,6 +216,13 @@ def test_nothing_is_printed_and_the_files_stay(tmp_path: Path, capfd: pytest.Cap
     assert json.loads((tmp_path / "annotations.json").read_text()) == annotations
     assert json.loads((tmp_path / "results.json").read_text()) == results
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_images_without_objects_and_detections_count(tmp_path: Path) -> None:
+    annotations, _ = simple_case()
+    annotations["images"].append({"id": 3})
+    our_metrics(tmp_path, annotations, [])
+    assert image_count(tmp_path / "annotations.json") == 3
 
 
 BROKEN = {
