@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.rpn import AnchorGenerator
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from sdetr.config import OptimizerConfig, TorchvisionFasterRCNNConfig
 from sdetr.detector import DetectorModule
 from sdetr.models.backbone import Backbone, build_backbone
+from sdetr.models.stacked import IMAGENET_MEAN, IMAGENET_STD
 from sdetr.structures import Detections, Target
 
 _POOL_SIZE = 7
@@ -39,6 +41,14 @@ class PyramidBackbone(nn.Module):
         return {str(name): feature for name, feature in pyramid.items()}
 
 
+class _KeepSize(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvision has no types
+    """Normalises and batches only; torchvision's own resizes test images even when told to skip resizing."""
+
+    def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
+        """Images arrive resized: the data layer decides sizes, for every detector alike."""
+        return image, target
+
+
 class TorchvisionFasterRCNN(DetectorModule):
     """Labels 0..C-1 outside; inside, torchvision keeps 0 for the background."""
 
@@ -58,12 +68,13 @@ class TorchvisionFasterRCNN(DetectorModule):
             box_roi_pool=MultiScaleRoIAlign(levels, _POOL_SIZE, sampling_ratio=2),
             box_head=TwoMLPHead(width * _POOL_SIZE**2, config.head_width),
             box_predictor=FastRCNNPredictor(config.head_width, num_classes + 1),
+            rpn_batch_size_per_image=config.rpn_samples,
+            box_batch_size_per_image=config.head_samples,
             box_score_thresh=config.score_threshold,
             box_nms_thresh=config.nms_threshold,
             box_detections_per_img=config.detections_per_image,
-            # Images arrive resized: the data layer decides sizes, for every detector alike.
-            _skip_resize=True,
         )
+        self.model.transform = _KeepSize(0, 0, list(IMAGENET_MEAN), list(IMAGENET_STD))
 
     def loss(self, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
         """Torchvision's four terms: RPN objectness and box, head class and box."""

@@ -61,6 +61,8 @@ def architecture(
             anchor_ratios=(0.5, 1.0, 2.0),
             proposals_train=2000,
             proposals_test=1000,
+            rpn_samples=256,
+            head_samples=512,
             score_threshold=0.05,
             nms_threshold=0.5,
             detections_per_image=100,

@@ -1,8 +1,20 @@
-"""Settings that every test shares."""
+"""Settings and data that every test shares."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 import torch
+
+from sdetr.config import ShapesDataset
+from tests import small
 
 # One thread: the order of sums, and with it the last bits of every result, is then the same on every machine.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def small_shapes(tmp_path_factory: pytest.TempPathFactory) -> ShapesDataset:
+    root: Path = tmp_path_factory.mktemp("small_shapes")
+    return small.shapes(root)

@@ -119,6 +119,8 @@ class TorchvisionFasterRCNNConfig(Config):
     anchor_ratios: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
     proposals_train: PositiveInt
     proposals_test: PositiveInt
+    rpn_samples: PositiveInt = Field(description="anchors an image that the RPN loss samples")
+    head_samples: PositiveInt = Field(description="proposals an image that the head's loss samples")
     score_threshold: Probability
     nms_threshold: Probability
     detections_per_image: PositiveInt

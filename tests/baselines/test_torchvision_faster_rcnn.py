@@ -1,0 +1,73 @@
+"""Parity with torchvision's own Faster R-CNN: same weights, same images."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models.detection import fasterrcnn_resnet50_fpn
+from torchvision.ops import FrozenBatchNorm2d
+
+from baselines.torchvision_faster_rcnn import TorchvisionFasterRCNN
+from sdetr import build_detector
+from sdetr.structures import Target
+
+HEIGHT, WIDTH = 96, 160
+
+
+@pytest.fixture(scope="module")
+def pair() -> tuple[TorchvisionFasterRCNN, nn.Module]:
+    torch.manual_seed(0)
+    ours = build_detector("faster_rcnn_r50_fpn", num_classes=90)
+    assert isinstance(ours, TorchvisionFasterRCNN)
+    theirs = fasterrcnn_resnet50_fpn(
+        weights=None, weights_backbone=None, num_classes=91, min_size=HEIGHT, max_size=WIDTH, box_score_thresh=0.0
+    )
+    # Frozen batch norm, as torchvision builds it where weights are given.
+    for module in list(theirs.backbone.body.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(module, name, FrozenBatchNorm2d(child.num_features))
+    names = {name.replace("body.stem.", "body."): value for name, value in ours.model.state_dict().items()}
+    theirs.load_state_dict(names)
+    ours.model.roi_heads.score_thresh = 0.0
+    # Images have the wanted size already; torchvision would still draw a random number to choose it in training.
+    theirs.transform._skip_resize = True
+    return ours, theirs
+
+
+def images() -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.rand(3, HEIGHT, WIDTH, generator=generator) for _ in range(2)]
+
+
+def target() -> Target:
+    boxes = torch.tensor([[8.0, 10.0, 60.0, 80.0], [70.0, 20.0, 150.0, 90.0]])
+    labels = torch.tensor([0, 16])
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    return Target(boxes, labels, area, torch.zeros_like(labels), 1, (HEIGHT, WIDTH), (HEIGHT, WIDTH))
+
+
+def test_losses_are_torchvisions(pair: tuple[TorchvisionFasterRCNN, nn.Module]) -> None:
+    ours, theirs = (detector.train() for detector in pair)
+    torch.manual_seed(3)
+    mine = ours.loss(images(), [target(), target()])
+    torch.manual_seed(3)
+    reference = theirs(images(), [{"boxes": target().boxes, "labels": target().labels + 1}] * 2)
+    assert mine.keys() == reference.keys()
+    for name, value in reference.items():
+        assert mine[name].item() == pytest.approx(value.item(), rel=1e-5)
+
+
+@torch.no_grad()
+def test_detections_are_torchvisions_scaled_to_the_original_image(
+    pair: tuple[TorchvisionFasterRCNN, nn.Module],
+) -> None:
+    ours, theirs = (detector.eval() for detector in pair)
+    found = ours.detect(images(), torch.tensor([[2 * HEIGHT, 3 * WIDTH]] * 2))
+    scale = torch.tensor([3.0, 2.0, 3.0, 2.0])
+    for mine, reference in zip(found, theirs(images()), strict=True):
+        assert len(mine.scores) == 100
+        torch.testing.assert_close(mine.scores, reference["scores"])
+        torch.testing.assert_close(mine.labels, reference["labels"] - 1)
+        torch.testing.assert_close(mine.boxes, reference["boxes"] * scale)
