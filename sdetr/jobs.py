@@ -62,7 +62,8 @@ def pretrain_backbone(job: Job, suite: str, seed: int) -> None:
     device = prepare_device(job.gpus, job.threads)
     images = CocoImages(job.dataset.split("pretraining"), job.recipe.label_numbering)
     detector = _new_detector(job.recipe, images, seed, "none")
-    trainer = _trainer(job, detector, images, f"{suite}/pretraining", seed, device, monitor=None)
+    inputs = {"annotations": sha256(job.dataset.split("pretraining").annotations)}
+    trainer = _trainer(job, detector, images, f"{suite}/pretraining", seed, inputs, device, monitor=None)
     trainer.run()
     backbone = getattr(detector, "backbone", None)
     if backbone is None:
@@ -79,8 +80,10 @@ def train_run(job: Job, identity: RunIdentity, backbone_weights: Path | None) ->
     weights = None if backbone_weights is None else str(backbone_weights)
     detector = _new_detector(job.recipe, images, identity.seed, weights)
     name = f"{identity.run} seed {identity.seed}"
-    monitor = _monitor(job, device)
-    trainer = _trainer(job, detector, images, name, identity.seed, device, monitor)
+    inputs = {"annotations": sha256(job.dataset.split("train").annotations)}
+    if backbone_weights is not None:
+        inputs["backbone_weights"] = sha256(backbone_weights)
+    trainer = _trainer(job, detector, images, name, identity.seed, inputs, device, _monitor(job, device))
     result = trainer.run()
     path = job.folder / "weights.pt"
     with atomic_path(path) as temporary:
@@ -91,7 +94,7 @@ def train_run(job: Job, identity: RunIdentity, backbone_weights: Path | None) ->
             **asdict(identity),
             "model": job.recipe.model,
             "origin": "trained_here",
-            "epochs": job.recipe.training.epochs,
+            "epochs": round(result.epochs, 4),
             "steps": result.steps,
             "batch_size": job.recipe.training.batch_size,
             "train_minutes": result.seconds / 60,
@@ -103,7 +106,7 @@ def train_run(job: Job, identity: RunIdentity, backbone_weights: Path | None) ->
             "precision": job.recipe.training.precision,
             "git_commit": git_commit(),
             "recipe_sha256": job.recipe.sha256(),
-            "weights_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "weights_sha256": sha256(path),
         },
     )
     trainer.finish()
@@ -147,6 +150,7 @@ def _trainer(
     images: CocoImages,
     name: str,
     seed: int,
+    inputs: dict[str, str],
     device: torch.device,
     monitor: Monitor | None,
 ) -> Trainer:
@@ -156,6 +160,7 @@ def _trainer(
         images,
         name=name,
         seed=seed,
+        inputs=inputs,
         folder=job.folder,
         device=device,
         workers=job.workers,
@@ -191,6 +196,12 @@ def _mean_gflops(detector: DetectorModule, recipe: Recipe, images: CocoImages, d
 
 def _layout(recipe: Recipe) -> torch.memory_format:
     return torch.channels_last if recipe.training.channels_last else torch.contiguous_format
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def git_commit() -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sdetr.config import Recipe
 from sdetr.errors import UserError
 from sdetr.files import atomic_path
 
@@ -36,32 +36,32 @@ class Checkpoint:
     rows: list[dict[str, float]]
 
 
-def save_checkpoint(folder: Path, checkpoint: Checkpoint, recipe: Recipe) -> None:
-    """Write a checkpoint and drop all but the newest two."""
-    content = {**vars(checkpoint), "recipe": recipe.model_dump(mode="json")}
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, made_with: Mapping[str, Any]) -> None:
+    """Write a checkpoint and drop all but the newest two; ``made_with`` is what decides the run, as plain data."""
+    content = {**vars(checkpoint), "made_with": dict(made_with)}
     with atomic_path(folder / f"step_{checkpoint.step:09d}.pt") as temporary:
         torch.save(content, temporary)
     for old in _newest_first(folder)[_KEPT:]:
         old.unlink()
 
 
-def load_checkpoint(folder: Path, recipe: Recipe) -> Checkpoint | None:
+def load_checkpoint(folder: Path, made_with: Mapping[str, Any]) -> Checkpoint | None:
     """The newest checkpoint that can be read, or None.
 
     Raises:
-        UserError: it was made with another recipe; the differences are listed.
+        UserError: it was made with another recipe, seed, data or backbone; the differences are listed.
     """
     for path in _newest_first(folder):
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
-            made_with = content.pop("recipe")
+            then = content.pop("made_with")
             checkpoint = Checkpoint(**content)
         except Exception as error:  # a checkpoint cut short fails in many ways, and the one before it is good
             _log.warning("%s cannot be read (%s); trying the one before it", path, str(error).splitlines()[0])
             continue
-        if differences := _differences(made_with, recipe.model_dump(mode="json")):
+        if differences := _differences(then, dict(made_with)):
             raise UserError(
-                f"{path}: the recipe has changed since: {'; '.join(differences)}; "
+                f"{path}: the run has changed since: {'; '.join(differences)}; "
                 f"undo the change, or delete {folder} to start over"
             )
         return checkpoint

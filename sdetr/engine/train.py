@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,15 +36,19 @@ Monitor = Callable[[DetectorModule], dict[str, float]]
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a finished training cost."""
+    """What a finished training did and cost; ``epochs`` is a fraction where ``max_steps`` cut it short."""
 
     steps: int
+    epochs: float
     seconds: float
     images_per_second: float
 
 
 class Trainer:
-    """One run: a detector, its optimizer, and the folder that its logs and checkpoints go to."""
+    """One run: a detector, its optimizer, and the folder that its logs and checkpoints go to.
+
+    ``inputs`` are hashes of the files that the run starts from, by name: a checkpoint made from others is refused.
+    """
 
     def __init__(
         self,
@@ -54,6 +58,7 @@ class Trainer:
         *,
         name: str,
         seed: int,
+        inputs: Mapping[str, str],
         folder: Path,
         device: torch.device,
         workers: int,
@@ -70,6 +75,7 @@ class Trainer:
         self._device = device
         self._workers = workers
         self._monitor = monitor
+        self._made_with = {"recipe": recipe.model_dump(mode="json"), "seed": seed, "inputs": dict(inputs)}
         self._optimizer = build_optimizer(detector, recipe.optimizer)
         self._base_rates = [group["lr"] for group in self._optimizer.param_groups]
         self._steps_per_epoch = steps_per_epoch(images, recipe.training.batch_size)
@@ -109,7 +115,9 @@ class Trainer:
             self._end_epoch(epoch, loss)
             saved = time.monotonic()
             started += saved - paused
-        return TrainingResult(self._step, self._seconds, self._step * batch_size / max(self._seconds, 1e-9))
+        epochs = self._step / self._steps_per_epoch
+        rate = self._step * batch_size / max(self._seconds, 1e-9)
+        return TrainingResult(self._step, epochs, self._seconds, rate)
 
     def finish(self) -> None:
         """Drop the checkpoints; call it once the final weights are written."""
@@ -182,10 +190,10 @@ class Trainer:
         checkpoint = Checkpoint(
             self._step, self._seconds, self._detector.state_dict(), self._optimizer.state_dict(), self._rows
         )
-        save_checkpoint(self._folder / "checkpoints", checkpoint, self._recipe)
+        save_checkpoint(self._folder / "checkpoints", checkpoint, self._made_with)
 
     def _resume(self) -> None:
-        checkpoint = load_checkpoint(self._folder / "checkpoints", self._recipe)
+        checkpoint = load_checkpoint(self._folder / "checkpoints", self._made_with)
         if checkpoint is None:
             return
         self._detector.load_state_dict(checkpoint.detector)

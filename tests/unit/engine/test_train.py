@@ -27,7 +27,15 @@ def trainer(recipe: Recipe, dataset: ShapesDataset, folder: Path, **settings: An
     images = CocoImages(dataset.split("train"), recipe.label_numbering)
     torch.manual_seed(5)
     detector = create_detector(recipe.detector, images.label_map.num_classes)
-    options = {"name": "run", "seed": 0, "device": torch.device("cpu"), "workers": 0, "monitor": None, **settings}
+    options = {
+        "name": "run",
+        "seed": 0,
+        "inputs": {"annotations": "a"},
+        "device": torch.device("cpu"),
+        "workers": 0,
+        "monitor": None,
+        **settings,
+    }
     return Trainer(detector, recipe, images, folder=folder, **options)
 
 
@@ -125,8 +133,21 @@ def test_a_changed_recipe_does_not_resume_and_the_difference_is_shown(
 ) -> None:
     trainer(small.recipe("demo_detr"), small_shapes, tmp_path).run()
     changed = small.recipe("demo_detr", optimizer__learning_rate=3e-4)
-    with pytest.raises(UserError, match=r"optimizer.learning_rate was 0.001, is 0.0003; .*delete .*checkpoints"):
+    with pytest.raises(UserError, match=r"recipe.optimizer.learning_rate was 0.001, is 0.0003; .*delete .*checkpoints"):
         trainer(changed, small_shapes, tmp_path).run()
+
+
+@pytest.mark.parametrize(
+    ("settings", "difference"),
+    [({"seed": 1}, "seed was 0, is 1"), ({"inputs": {"annotations": "b"}}, "inputs.annotations was 'a', is 'b'")],
+)
+def test_another_seed_or_other_data_does_not_resume(
+    settings: dict[str, Any], difference: str, small_shapes: ShapesDataset, tmp_path: Path
+) -> None:
+    recipe = small.recipe("demo_detr")
+    trainer(recipe, small_shapes, tmp_path).run()
+    with pytest.raises(UserError, match=difference):
+        trainer(recipe, small_shapes, tmp_path, **settings).run()
 
 
 def test_a_broken_checkpoint_gives_way_to_the_one_before(
