@@ -27,6 +27,11 @@ CATEGORIES = {1: "disc", 3: "rectangle", 7: "triangle"}
 SIZE_LIMITS = (32**2, 96**2)
 HIDDEN_LIMIT = 0.6
 
+# As in photographs, texture goes with the category often but not always: a cue, not the answer.
+TEXTURE_CUE = 0.6
+_TEXTURES = {"disc": "plain", "rectangle": "stripes", "triangle": "grain"}
+_TEXTURE_KINDS = ("plain", "stripes", "grain")
+
 _PLACEMENT_ATTEMPTS = 100
 _LARGEST_ASPECT = 2.5
 _SUPERSAMPLING = 2
@@ -328,10 +333,10 @@ def _paint(canvas: Canvas, figure: _Figure, rng: np.random.Generator) -> None:
     angle = rng.uniform(0, 2 * math.pi)
     shade = math.cos(angle) * (columns / width - 0.5) + math.sin(angle) * (rows / height - 0.5)
     texture = shade * np.float32(rng.uniform(10, 60))
-    kind = rng.integers(3)
-    if kind == 1:
+    kind = _TEXTURES[CATEGORIES[figure.object.category_id]] if rng.random() < TEXTURE_CUE else rng.choice(_TEXTURE_KINDS)
+    if kind == "stripes":
         texture = texture + _stripes(columns, rows, rng) * np.float32(rng.uniform(6, 20))
-    elif kind == 2:
+    elif kind == "grain":
         texture = texture + rng.standard_normal((height, width), dtype=np.float32) * np.float32(rng.uniform(3, 12))
     painted = np.clip(colour.astype(np.float32) + texture[..., None], 0, 255)
     window += (painted - window) * coverage

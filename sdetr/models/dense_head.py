@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
-from sdetr.models.boxes import cxcywh_to_xyxy, generalized_iou
+from sdetr.models.boxes import generalized_iou
 from sdetr.models.heads import MLP
 from sdetr.structures import Target
 
@@ -43,9 +43,12 @@ class DenseHead(nn.Module):
         wanted = F.one_hot(torch.stack(labels), self.classifier.out_features) * inside[..., None]
         count = inside.sum().clamp(min=1)
         classes = sigmoid_focal_loss(self.classifier(memory), wanted.to(memory.dtype), reduction="sum")
-        predicted, truth = self.box(memory[inside]).sigmoid(), torch.stack(boxes)[inside]
-        giou = 1 - generalized_iou(cxcywh_to_xyxy(predicted), truth)
-        l1 = (cxcywh_to_xyxy(predicted) - truth).abs().sum(-1)
+        # Distances from the token to the four sides: features of a convolution do not know where they are.
+        distances = self.box(memory[inside]).sigmoid()
+        origin = centres.expand(len(memory), -1, -1)[inside]
+        predicted, truth = torch.cat((origin - distances[:, :2], origin + distances[:, 2:]), 1), torch.stack(boxes)[inside]
+        giou = 1 - generalized_iou(predicted, truth)
+        l1 = (predicted - truth).abs().sum(-1)
         loss: Tensor = (classes + l1.sum() + giou.sum()) / count
         return loss
 

@@ -1,0 +1,89 @@
+"""Figures from the tables and the learning curves of a suite."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sdetr.errors import UserError
+from sdetr.files import atomic_path
+
+# Okabe and Ito's palette, which the colour-blind can tell apart; markers and dashes repeat the distinction in print.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_SIZES = {"AP": "all", "APs": "small", "APm": "medium", "APl": "large"}
+
+mpl.rcParams["svg.hashsalt"] = "sdetr"
+
+
+def draw_overview(detectors_csv: Path, directories: Sequence[Path], out: Path, title: str) -> None:
+    """Learning curves on the monitor split beside AP by object size on the val split.
+
+    Args:
+        detectors_csv: the suite's table.
+        directories: seed folders with a ``train.csv``, in the order of the table.
+        out: PNG file.
+        title: what was run on what.
+
+    Raises:
+        UserError: a file is missing.
+    """
+    table = _read(detectors_csv)
+    runs = list(dict.fromkeys(table["run"]))
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    curves, bars = figure.subplots(1, 2)
+    for directory in directories:
+        _draw_curve(curves, directory, runs.index(directory.parent.name))
+    _draw_sizes(bars, table, runs)
+    curves.legend(frameon=False, fontsize=9)
+    figure.suptitle(title, fontsize=11)
+    with atomic_path(out) as temporary:
+        figure.savefig(temporary, dpi=150, metadata={"Software": None})
+
+
+def _draw_curve(axes: Axes, directory: Path, number: int) -> None:
+    curve = _read(directory / "train.csv")
+    name, first = directory.parent.name, not any(line.get_label() == directory.parent.name for line in axes.lines)
+    axes.plot(
+        curve["epoch"],
+        100 * curve["AP"],
+        color=_COLOURS[number % len(_COLOURS)],
+        marker=_MARKERS[number % len(_MARKERS)],
+        markersize=4,
+        linewidth=1.5,
+        label=name if first else None,
+    )
+    axes.set(xlabel="epoch", ylabel="AP in percent (monitor split)", title="Learning curves, one line per seed")
+    _tidy(axes)
+
+
+def _draw_sizes(axes: Axes, table: pd.DataFrame, runs: list[str]) -> None:
+    width = 0.8 / len(runs)
+    for number, run in enumerate(runs):
+        rows = table[table["run"] == run]
+        places = [i + (number - (len(runs) - 1) / 2) * width for i in range(len(_SIZES))]
+        means = [100 * rows[metric].mean() for metric in _SIZES]
+        axes.bar(places, means, width * 0.92, color=_COLOURS[number % len(_COLOURS)], label=run)
+        for place, metric in zip(places, _SIZES, strict=True):
+            axes.plot([place] * len(rows), 100 * rows[metric], "k.", markersize=3)
+    axes.set_xticks(range(len(_SIZES)), list(_SIZES.values()))
+    axes.set(ylabel="AP in percent (val split)", title="AP by object size, a dot per seed")
+    _tidy(axes)
+
+
+def _tidy(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", alpha=0.3)
+    axes.set_ylim(bottom=0)
+
+
+def _read(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as CSV ({error}); finish the run that makes it first") from error

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sdetr.architectures import NAMES, architecture
+from sdetr.config import (
+    CustomDetectorConfig,
+    Recipe,
+    StackedDETRConfig,
+    dump_yaml,
+    override,
+    parse,
+    read_dataset,
+    read_recipe,
+    read_yaml,
+)
+from sdetr.errors import UserError
+from tests import small
+
+CONFIG = Path(__file__).parents[2] / "config"
+RECIPES = sorted((CONFIG / "recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipes_are_complete_and_literal(path: Path) -> None:
+    recipe = read_recipe(path)
+    written = read_yaml(path)
+    assert yaml.safe_load(dump_yaml(recipe)) == written
+    if not isinstance(recipe.detector, CustomDetectorConfig):
+        assert recipe.evaluation.batch_size == 1
+    if path.stem.startswith(("sdetr_", "detr_")):
+        assert isinstance(recipe.detector, StackedDETRConfig)
+        assert recipe.detector.loss.dense_weight == 0
+
+
+@pytest.mark.parametrize("path", sorted((CONFIG / "datasets").glob("*.yaml")), ids=lambda path: path.stem)
+def test_data_sets_are_valid(path: Path) -> None:
+    assert read_dataset(path).name == path.stem
+
+
+@pytest.mark.parametrize(
+    ("recipe", "name"), [("sdetr_r50_150e", "sdetr_r50"), ("detr_r50_500e", "detr_r50"), ("detr_r50_150e", "detr_r50")]
+)
+def test_the_papers_recipes_have_the_published_architecture(recipe: str, name: str) -> None:
+    assert read_recipe(CONFIG / "recipes" / f"{recipe}.yaml").detector == architecture(name, 100, 0.1, "imagenet")
+
+
+def test_every_name_is_an_architecture() -> None:
+    assert {architecture(name, 100, 0.1, "none").backbone.name for name in NAMES} == {"resnet50", "resnet101"}
+
+
+def content() -> dict[str, Any]:
+    return read_yaml(CONFIG / "recipes" / "demo_sdetr.yaml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"detector.stages.0.encoder_heads": 7}, "detector.stages.0.encoder_heads: 7 heads do not divide the width 96"),
+        ({"detector.stages.0.level": "layer4"}, "detector.stages.0.level: small has no layer4"),
+        ({"detector.width": 98}, "detector.width: 98 is not a multiple of 4"),
+        ({"detector.backbone.dilation": True}, "detector.backbone.dilation: the small backbone has no layer4"),
+        ({"detector.factory": "baselines.detr:build"}, "detector.stages: DETR has one"),
+        ({"training.epochs": 0}, "training.epochs: input should be greater than 0 (it is 0)"),
+        ({"training.precision": "fp16"}, "training.precision: input should be 'fp32' or 'bf16' (it is 'fp16')"),
+        ({"optimizer.name": "sgd"}, "optimizer.momentum: sgd needs a number"),
+        ({"optimizer.learning_rate": float("nan")}, "optimizer.learning_rate: "),
+        ({"transforms.test": {"shortest": [1, 2], "longest": None}}, "transforms.test.shortest: a test image has one"),
+    ],
+)
+def test_impossible_values_are_refused_by_key(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse(Recipe, override(content(), changes, "here"), "recipe.yaml")
+    assert f"recipe.yaml: {message}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_drop_that_is_never_reached_is_refused() -> None:
+    schedule = {"kind": "step", "warmup_steps": 0, "drop_epochs": [100], "factor": 0.1}
+    with pytest.raises(UserError, match=r"schedule\.drop_epochs: 100 is never reached"):
+        small.recipe("demo_detr", schedule=schedule, **{"training__epochs": 5})
+
+
+def test_an_override_of_a_key_that_is_not_there_is_refused() -> None:
+    with pytest.raises(UserError, match=r"here: set\.training\.epoch: the recipe has no 'epoch' there"):
+        override(content(), {"training.epoch": 3}, "here")
+    with pytest.raises(UserError, match=r"set\.detector\.stages\.5\.level: the recipe has no '5' there"):
+        override(content(), {"detector.stages.5.level": "layer1"}, "here")
+
+
+def test_an_override_leaves_the_original_alone_and_changes_the_hash() -> None:
+    original = content()
+    changed = override(original, {"detector.stages.1.encoder_heads": 8}, "here")
+    assert original["detector"]["stages"][1]["encoder_heads"] == 1
+    assert parse(Recipe, changed, "a").sha256() != parse(Recipe, original, "a").sha256()
+
+
+def test_files_that_are_no_recipes(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    with pytest.raises(UserError, match=r"recipe\.yaml: cannot be read"):
+        read_recipe(path)
+    path.write_text("- a list")
+    with pytest.raises(UserError, match=r"recipe\.yaml: holds no keys"):
+        read_recipe(path)
+    path.write_text("a: [1")
+    with pytest.raises(UserError, match=r"recipe\.yaml: is not valid YAML"):
+        read_recipe(path)
+
+
+def test_coco_root_is_asked_for_and_used() -> None:
+    path = CONFIG / "datasets" / "coco.yaml"
+    with pytest.raises(UserError, match=r"--config coco_root=/path/to/coco"):
+        read_dataset(path).split("train")
+    split = read_dataset(path, Path("/data")).split("val")
+    assert split.annotations == Path("/data/annotations/instances_val2017.json")
+    with pytest.raises(UserError, match=r"coco_root: .*says itself where the data is"):
+        read_dataset(CONFIG / "datasets" / "shapes_demo.yaml", Path("/data"))
