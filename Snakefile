@@ -13,6 +13,7 @@ if not workflow.overwrite_configfiles:
 include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
+include: "workflow/rules/released.smk"
 include: "workflow/rules/predict.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/tables.smk"
@@ -25,3 +26,4 @@ rule all:
         of_every_seed("metrics.json"),
         RESULTS / "detectors.csv",
         RESULTS / "summary.csv",
+        PUBLISHED,

@@ -1,4 +1,4 @@
-"""torchvision's Faster R-CNN with a feature pyramid, behind the `Detector` contract."""
+"""torchvision's Faster R-CNN with a feature pyramid, versions 1 and 2, behind the `Detector` contract."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
-from torchvision.models.detection.rpn import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.rpn import AnchorGenerator, RPNHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
-from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
+from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from sdetr.config import OptimizerConfig, TorchvisionFasterRCNNConfig
@@ -21,17 +21,19 @@ from sdetr.models.stacked import IMAGENET_MEAN, IMAGENET_STD
 from sdetr.structures import Detections, Target
 
 _POOL_SIZE = 7
+_HEAD_CONVOLUTIONS_V2 = 4
+_RPN_CONVOLUTIONS_V2 = 2
 
 
 class PyramidBackbone(nn.Module):
     """A backbone and a feature pyramid, in the form torchvision's detectors expect."""
 
-    def __init__(self, body: Backbone, levels: tuple[str, ...], width: int) -> None:
+    def __init__(self, body: Backbone, levels: tuple[str, ...], width: int, norm: type[nn.BatchNorm2d] | None) -> None:
         super().__init__()
         self.body = body
         self.levels = frozenset(levels)
         channels = [body.channels[level] for level in body.channels if level in self.levels]
-        self.fpn = FeaturePyramidNetwork(channels, width, extra_blocks=LastLevelMaxPool())
+        self.fpn = FeaturePyramidNetwork(channels, width, extra_blocks=LastLevelMaxPool(), norm_layer=norm)
         self.out_channels = width
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
@@ -50,23 +52,33 @@ class _KeepSize(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvision 
 
 
 class TorchvisionFasterRCNN(DetectorModule):
-    """Labels 0..C-1 outside; inside, torchvision keeps 0 for the background."""
+    """Labels 0..C-1 outside; inside, torchvision keeps 0 for the background.
 
-    def __init__(self, config: TorchvisionFasterRCNNConfig, backbone: Backbone, num_classes: int) -> None:
+    ``rpn_head`` None is torchvision's own, with one convolution.
+    """
+
+    def __init__(
+        self,
+        config: TorchvisionFasterRCNNConfig,
+        pyramid: PyramidBackbone,
+        box_head: nn.Module,
+        rpn_head: RPNHead | None,
+        num_classes: int,
+    ) -> None:
         super().__init__()
-        width = config.pyramid_width
         levels = [str(i) for i in range(len(config.levels))]
         self.model = FasterRCNN(
-            PyramidBackbone(backbone, config.levels, width),
+            pyramid,
             rpn_anchor_generator=AnchorGenerator(
                 tuple((size,) for size in config.anchor_sizes), (config.anchor_ratios,) * len(config.anchor_sizes)
             ),
+            rpn_head=rpn_head,
             rpn_pre_nms_top_n_train=config.proposals_train,
             rpn_post_nms_top_n_train=config.proposals_train,
             rpn_pre_nms_top_n_test=config.proposals_test,
             rpn_post_nms_top_n_test=config.proposals_test,
             box_roi_pool=MultiScaleRoIAlign(levels, _POOL_SIZE, sampling_ratio=2),
-            box_head=TwoMLPHead(width * _POOL_SIZE**2, config.head_width),
+            box_head=box_head,
             box_predictor=FastRCNNPredictor(config.head_width, num_classes + 1),
             rpn_batch_size_per_image=config.rpn_samples,
             box_batch_size_per_image=config.head_samples,
@@ -98,5 +110,37 @@ class TorchvisionFasterRCNN(DetectorModule):
 
 
 def build(config: TorchvisionFasterRCNNConfig, num_classes: int) -> TorchvisionFasterRCNN:
-    """Factory that a recipe names ``baselines.torchvision_faster_rcnn:build``."""
-    return TorchvisionFasterRCNN(config, build_backbone(config.backbone), num_classes)
+    """Factory that a recipe names ``baselines.torchvision_faster_rcnn:build``: version 1, frozen batch norm."""
+    width = config.pyramid_width
+    pyramid = PyramidBackbone(build_backbone(config.backbone), config.levels, width, norm=None)
+    head = TwoMLPHead(width * _POOL_SIZE**2, config.head_width)
+    return TorchvisionFasterRCNN(config, pyramid, head, None, num_classes)
+
+
+def build_v2(config: TorchvisionFasterRCNNConfig, num_classes: int) -> TorchvisionFasterRCNN:
+    """Factory ``baselines.torchvision_faster_rcnn:build_v2``: deeper heads, and batch norm that learns everywhere.
+
+    As ``fasterrcnn_resnet50_fpn_v2`` (torchvision pull request 5763).
+    """
+    width = config.pyramid_width
+    body = build_backbone(config.backbone)
+    _learn_statistics(body)
+    for part in config.backbone.frozen:
+        getattr(body, part).requires_grad_(False)
+    pyramid = PyramidBackbone(body, config.levels, width, nn.BatchNorm2d)
+    head = FastRCNNConvFCHead(
+        (width, _POOL_SIZE, _POOL_SIZE), [width] * _HEAD_CONVOLUTIONS_V2, [config.head_width], nn.BatchNorm2d
+    )
+    rpn_head = RPNHead(width, len(config.anchor_ratios), _RPN_CONVOLUTIONS_V2)
+    return TorchvisionFasterRCNN(config, pyramid, head, rpn_head, num_classes)
+
+
+def _learn_statistics(module: nn.Module) -> None:
+    """Put batch norm that learns in place of each frozen one, with its values."""
+    for name, child in module.named_children():
+        if isinstance(child, FrozenBatchNorm2d):
+            norm = nn.BatchNorm2d(len(child.weight), eps=child.eps)
+            norm.load_state_dict(child.state_dict(), strict=False)
+            module.add_module(name, norm)
+        else:
+            _learn_statistics(child)

@@ -41,6 +41,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_data_commands(commands)
     _add_run_commands(commands)
+    _add_released_commands(commands)
+    _add_plan_commands(commands)
     _add_table_commands(commands)
     return parser
 
@@ -57,9 +59,14 @@ def _add(
 
 
 def _add_data_commands(commands: Subparsers[argparse.ArgumentParser]) -> None:
-    prepare = _add(commands, "prepare", _prepare, "draw a synthetic data set")
-    prepare.add_argument("kind", choices=["shapes"])
-    prepare.add_argument("--dataset", type=Path, required=True, help="data set file (config/datasets/*.yaml)")
+    prepare = _add(commands, "prepare", _prepare, "draw a synthetic data set, or download COCO 2017")
+    prepare.add_argument("kind", choices=["shapes", "coco"])
+    prepare.add_argument("--dataset", type=Path, help="shapes: data set file (config/datasets/*.yaml)")
+    prepare.add_argument(
+        "--root", type=Path, help="coco: folder that gets annotations, train2017 and val2017 (41 GB while it unpacks)"
+    )
+    prepare.add_argument("--source", help="coco: another address with zips/ and annotations/ below it")
+    prepare.add_argument("--verify", action="store_true", help="coco: only check the copy in --root; download nothing")
     check = _add(commands, "check", _check, "check annotations and images of every split of a data set")
     check.add_argument("--dataset", type=Path, required=True)
     check.add_argument("--decode", type=int, default=200, help="images of each split to decode in full (default 200)")
@@ -90,6 +97,38 @@ def _add_run_commands(commands: Subparsers[argparse.ArgumentParser]) -> None:
     _add_hardware(precision)
 
 
+def _add_released_commands(commands: Subparsers[argparse.ArgumentParser]) -> None:
+    fetch = _add(commands, "fetch", _fetch, "download released weights; the file appears only if its checksum is right")
+    fetch.add_argument("address")
+    fetch.add_argument("--sha256", required=True, help="SHA-256 of the file, or its first characters")
+    convert = _add(commands, "convert", _convert, "make released weights a run, which is then predicted and scored")
+    convert.add_argument("--released", type=Path, required=True, help="what the suite says of the weights, as YAML")
+    convert.add_argument("--weights", type=Path, required=True, help="the released file")
+    for name in ("suite", "run", "recipe-name"):
+        convert.add_argument(f"--{name}", required=True)
+    for name in ("recipe", "dataset"):
+        convert.add_argument(f"--{name}", type=Path, required=True)
+    for parser in (fetch, convert):
+        parser.add_argument("--out", type=Path, required=True)
+
+
+def _add_plan_commands(commands: Subparsers[argparse.ArgumentParser]) -> None:
+    doctor = _add(commands, "doctor", _doctor, "say what would go wrong with a suite before it is started")
+    doctor.add_argument("--all", action="store_true", help="decode every image, not a sample")
+    doctor.add_argument("--skip-memory", action="store_true", help="do not run each recipe's largest training step")
+    estimate = _add(commands, "estimate", _estimate, "measure a few steps here; say what a suite will take")
+    estimate.add_argument("--steps", type=_positive, default=10, help="measured steps of each recipe (default 10)")
+    for parser in (doctor, estimate):
+        parser.add_argument("suite", type=Path, help="suite file (config/*.yaml), from the folder that holds config/")
+        parser.add_argument("--coco-root", type=Path, help="as --config coco_root=DIR of snakemake")
+
+
+def _positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
 def _add_hardware(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpus", type=int, default=0, help="0: CPU (default)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
@@ -104,18 +143,36 @@ def _add_table_commands(commands: Subparsers[argparse.ArgumentParser]) -> None:
     tables = _add(commands, "tables", _tables, "collect finished runs into detectors.csv and summary.csv")
     tables.add_argument("directories", type=Path, nargs="+", metavar="SEED_FOLDER")
     tables.add_argument("--out", type=Path, required=True)
+    tables.add_argument("--published", type=Path, help="numbers to cite: also writes published.csv and agreement.csv")
     show = _add(commands, "show", _show, "print the table of a suite and where its files are")
     show.add_argument("results", type=Path)
 
 
 def _prepare(options: argparse.Namespace) -> None:
+    if options.kind == "coco":
+        _prepare_coco(options)
+        return
     from sdetr.config import ShapesDataset, read_dataset
     from sdetr.data.shapes import draw_dataset
 
+    if options.dataset is None:
+        raise UserError("prepare shapes: --dataset is missing; name a file of config/datasets")
     dataset = read_dataset(options.dataset)
     if not isinstance(dataset, ShapesDataset):
         raise UserError(f"{options.dataset}: kind is {dataset.kind}; only data sets of kind shapes are drawn")
     draw_dataset(dataset)
+
+
+def _prepare_coco(options: argparse.Namespace) -> None:
+    from sdetr.data.coco_copy import ARCHIVES, COCO_SOURCE, SPLITS, describe_copy, prepare_coco, verify_coco
+    from sdetr.data.download import WAITS
+
+    if options.root is None:
+        raise UserError("prepare coco: --root is missing; name the folder for COCO 2017")
+    if not options.verify:
+        prepare_coco(options.root, options.source or COCO_SOURCE, ARCHIVES, WAITS)
+    for line in describe_copy(options.root, verify_coco(options.root, 200, SPLITS), SPLITS):
+        print(line)
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -143,6 +200,47 @@ def _predict(options: argparse.Namespace) -> None:
     from sdetr.jobs import predict_run
 
     predict_run(_job(options), options.weights)
+
+
+def _doctor(options: argparse.Namespace) -> None:
+    from sdetr.doctor import DECODED, examine
+
+    errors = 0
+    for finding in examine(options.suite, options.coco_root, None if options.all else DECODED, not options.skip_memory):
+        print(finding, flush=True)
+        errors += finding.level == "ERROR"
+    if errors:
+        raise UserError(f"{options.suite}: {errors} of the checks above failed; mend them before a run is started")
+
+
+def _estimate(options: argparse.Namespace) -> None:
+    from sdetr.estimate import estimate, format_estimate
+    from sdetr.workload import read_plan
+
+    plan = read_plan(options.suite, options.coco_root)
+    rows = list(estimate(plan, options.steps))
+    print(format_estimate(rows, plan))
+
+
+def _fetch(options: argparse.Namespace) -> None:
+    from sdetr.released import fetch
+
+    fetch(options.address, options.sha256, options.out)
+
+
+def _convert(options: argparse.Namespace) -> None:
+    from sdetr.config import ReleasedConfig, parse, read_dataset, read_recipe, read_yaml
+    from sdetr.jobs import RunIdentity
+    from sdetr.released import convert_run
+
+    convert_run(
+        read_recipe(options.recipe),
+        read_dataset(options.dataset),
+        parse(ReleasedConfig, read_yaml(options.released), options.released),
+        options.weights,
+        RunIdentity(options.suite, options.run, options.recipe_name, seed=0),
+        options.out,
+    )
 
 
 def _job(options: argparse.Namespace) -> Job:
@@ -190,14 +288,20 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _tables(options: argparse.Namespace) -> None:
+    from sdetr.evaluation.published import write_published
     from sdetr.evaluation.tables import write_tables
 
     write_tables(options.directories, options.out)
+    if options.published is not None:
+        write_published(options.published, options.out)
 
 
 def _show(options: argparse.Namespace) -> None:
+    from sdetr.evaluation.published import format_agreement
     from sdetr.evaluation.tables import format_table
 
     detectors, summary = options.results / "detectors.csv", options.results / "summary.csv"
     print(format_table(detectors, summary))
+    if (agreement := options.results / "agreement.csv").is_file():
+        print(f"\nagainst published numbers, in percent; sources in {agreement}\n{format_agreement(agreement)}")
     print(f"\ntables   {detectors}  {summary}\ncolumns  results/README.md\nruns     {options.results / 'runs'}")

@@ -62,7 +62,7 @@ def pretrain_backbone(job: Job, suite: str, seed: int) -> None:
     device = prepare_device(job.gpus, job.threads)
     images = CocoImages(job.dataset.split("pretraining"), job.recipe.label_numbering)
     detector = _new_detector(job.recipe, images, seed, "none")
-    inputs = {"annotations": sha256(job.dataset.split("pretraining").annotations)}
+    inputs = run_inputs(job.dataset.split("pretraining").annotations, None)
     trainer = _trainer(job, detector, images, f"{suite}/pretraining", seed, inputs, device, monitor=None)
     trainer.run()
     backbone = getattr(detector, "backbone", None)
@@ -80,9 +80,7 @@ def train_run(job: Job, identity: RunIdentity, backbone_weights: Path | None) ->
     weights = None if backbone_weights is None else str(backbone_weights)
     detector = _new_detector(job.recipe, images, identity.seed, weights)
     name = f"{identity.run} seed {identity.seed}"
-    inputs = {"annotations": sha256(job.dataset.split("train").annotations)}
-    if backbone_weights is not None:
-        inputs["backbone_weights"] = sha256(backbone_weights)
+    inputs = run_inputs(job.dataset.split("train").annotations, backbone_weights)
     trainer = _trainer(job, detector, images, name, identity.seed, inputs, device, _monitor(job, device))
     result = trainer.run()
     path = job.folder / "weights.pt"
@@ -110,6 +108,14 @@ def train_run(job: Job, identity: RunIdentity, backbone_weights: Path | None) ->
         },
     )
     trainer.finish()
+
+
+def run_inputs(annotations: Path, backbone_weights: Path | None) -> dict[str, str]:
+    """Hashes of the files that a training starts from: its checkpoints belong to them."""
+    inputs = {"annotations": sha256(annotations)}
+    if backbone_weights is not None:
+        inputs["backbone_weights"] = sha256(backbone_weights)
+    return inputs
 
 
 def predict_run(job: Job, weights: Path) -> None:

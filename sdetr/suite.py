@@ -15,8 +15,12 @@ from pydantic import TypeAdapter
 
 from sdetr.config import (
     CocoDataset,
+    Comparison,
     DatasetConfig,
+    Published,
     Recipe,
+    ReleasedConfig,
+    RunConfig,
     ShapesDataset,
     SplitPaths,
     Suite,
@@ -24,6 +28,7 @@ from sdetr.config import (
     override,
     parse,
     read_dataset,
+    read_published,
     read_yaml,
 )
 from sdetr.errors import UserError
@@ -31,19 +36,24 @@ from sdetr.files import write_if_changed
 
 PRETRAINING = "pretraining"
 BUILT_IN_WEIGHTS = ("none", "imagenet", "suite")
+WEIGHTS = Path("data/weights")
+"""Where released weights are kept that were downloaded; suites share it."""
 
 
 @dataclass(frozen=True)
 class Plan:
     """A suite with its data set and the resolved recipe of each run; ``results`` is the folder of the suite.
 
-    ``pretraining`` is the resolved recipe that makes the suite's backbone, if the suite has one.
+    ``pretraining`` is the resolved recipe that makes the suite's backbone, if the suite has one. ``left_out`` says of
+    each run that waits for a file of the user's why it is in neither ``suite`` nor ``recipes``.
     """
 
     suite: Suite
     dataset: CocoDataset | ShapesDataset
     pretraining: Recipe | None
     recipes: Mapping[str, Recipe]
+    published: Published
+    left_out: Mapping[str, str]
     results: Path
 
     @property
@@ -53,6 +63,21 @@ class Plan:
         if isinstance(self.dataset, ShapesDataset):
             splits["pretraining"] = self.dataset.split("pretraining")
         return splits
+
+    @property
+    def released(self) -> dict[str, ReleasedConfig]:
+        """The runs that are not trained, with their weights."""
+        return {name: run.released for name, run in self.suite.runs.items() if run.released is not None}
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The runs that are trained."""
+        return tuple(name for name, run in self.suite.runs.items() if run.released is None)
+
+    def released_file(self, run: str) -> Path:
+        """Where the weights of a released run lie, or will lie when they are downloaded."""
+        released = self.released[run]
+        return WEIGHTS / released.file_name if released.is_address else Path(released.weights)
 
     def backbone_weights(self, run: str) -> str:
         """Where a run's backbone starts: ``none``, ``imagenet``, ``suite`` or a file, as its recipe says."""
@@ -80,10 +105,20 @@ def load_suite(config: Mapping[str, Any], root: Path, where: str) -> Plan:
     recipes = {
         name: _resolve(suite, f"runs.{name}", run.recipe, run.set, root, where) for name, run in suite.runs.items()
     }
-    plan = Plan(suite, dataset, pretraining, recipes, Path("results") / suite.suite)
+    suite, left_out = _with_files(suite, where)
+    plan = Plan(
+        suite,
+        dataset,
+        pretraining,
+        {name: recipes[name] for name in suite.runs},
+        _published(suite, root / "config/published.csv", where),
+        left_out,
+        Path("results") / suite.suite,
+    )
     _check_annotations(plan, dataset_file)
     _check_pretraining(plan, where)
     _check_backbone_files(plan, where)
+    _check_released(plan, where)
     return plan
 
 
@@ -102,6 +137,10 @@ def write(plan: Plan) -> None:
         write_if_changed(plan.results / "runs/pretraining/recipe.yaml", dump_yaml(plan.pretraining))
     for run, recipe in plan.recipes.items():
         write_if_changed(plan.results / "runs" / run / "recipe.yaml", dump_yaml(recipe))
+    for run, released in plan.released.items():
+        write_if_changed(plan.results / "runs" / run / "released.yaml", dump_yaml(released))
+    if plan.published.cited:
+        write_if_changed(plan.results / "published.yaml", dump_yaml(plan.published))
 
 
 def write_schemas(folder: Path) -> None:
@@ -135,11 +174,77 @@ def _resolve(suite: Suite, key: str, name: str, changes: Mapping[str, Any], root
     return parse(Recipe, content, f"{file} ({key} of {where} sets {changed})" if changed else file)
 
 
+def _with_files(suite: Suite, where: str) -> tuple[Suite, dict[str, str]]:
+    """The suite with the user's files in place of their names, less the runs whose file is not given."""
+    unknown = set(suite.weights_files) - {run.released.weights for run in suite.runs.values() if run.released}
+    if unknown:
+        raise UserError(f"{where}: weights_files.{min(unknown)}: no run has it as released.weights; correct its name")
+    runs: dict[str, RunConfig] = {}
+    left_out = {}
+    for name, run in suite.runs.items():
+        released = run.released
+        if released is None or released.weights not in suite.weights_files:
+            runs[name] = run
+        elif (file := suite.weights_files[released.weights]) is not None:
+            runs[name] = run.model_copy(update={"released": released.model_copy(update={"weights": str(file)})})
+        else:
+            left_out[name] = (
+                f"runs of {released.weights} are left out until its file is named: get it at {released.obtain}, "
+                f"and add 'weights_files={{{released.weights}: FILE}}' to --config"
+            )
+    if not runs:
+        raise UserError(f"{where}: runs: nothing is left to do; {next(iter(left_out.values()))}")
+    return suite.model_copy(update={"runs": runs}), left_out
+
+
+def _published(suite: Suite, file: Path, where: str) -> Published:
+    """The rows that a suite names, in the order of the file."""
+    compared = {name: run.published for name, run in suite.runs.items() if run.published is not None}
+    named = {f"runs.{name}.published.row": comparison.row for name, comparison in compared.items()}
+    named |= {f"cited.{number}": row for number, row in enumerate(suite.cited)}
+    if not named:
+        return Published(cited=(), comparisons=())
+    rows = read_published(file)
+    for key, row in named.items():
+        if row not in rows:
+            raise UserError(f"{where}: {key}: {file} has no row {row}; it has {', '.join(rows)}")
+    for name, comparison in compared.items():
+        for metric in comparison.tolerance:
+            if getattr(rows[comparison.row], metric) is None:
+                raise UserError(
+                    f"{where}: runs.{name}.published.tolerance.{metric}: row {comparison.row} of {file} has no {metric}"
+                )
+    return Published(
+        cited=tuple(row for row in rows.values() if row.row in named.values()),
+        comparisons=tuple(
+            Comparison(run=name, row=comparison.row, tolerance=comparison.tolerance)
+            for name, comparison in compared.items()
+        ),
+    )
+
+
+def _check_released(plan: Plan, where: str) -> None:
+    sources: dict[Path, ReleasedConfig] = {}
+    for run, released in plan.released.items():
+        file = plan.released_file(run)
+        if not released.is_address and not file.is_file():
+            raise UserError(
+                f"{where}: runs.{run}: released.weights: there is no file {file}; get it at {released.obtain}"
+            )
+        first = sources.setdefault(file, released)
+        if (first.weights, first.sha256) != (released.weights, released.sha256):
+            raise UserError(
+                f"{where}: runs.{run}: released.weights: {file.name} is also the name of another file of this suite, "
+                f"{first.weights}; download one of them yourself and give its path"
+            )
+
+
 def _check_annotations(plan: Plan, dataset_file: Path) -> None:
-    splits = plan.splits
     if isinstance(plan.dataset, ShapesDataset):
         return
-    for name, split in splits.items():
+    # Nothing but the validation images is needed where nothing is trained.
+    needed = plan.splits if plan.trained else {"val": plan.splits["val"]}
+    for name, split in needed.items():
         for key in ("annotations", "images"):
             path = getattr(split, key)
             if not path.exists():
@@ -155,7 +260,7 @@ def _check_pretraining(plan: Plan, where: str) -> None:
         raise UserError(
             f"{where}: pretraining: data set {plan.dataset.name} has no pretraining split; set pretraining to null"
         )
-    for run in plan.recipes:
+    for run in plan.trained:
         if plan.backbone_weights(run) == "suite" and plan.pretraining is None:
             raise UserError(
                 f"{where}: runs.{run}: detector.backbone.weights is suite, but the suite's pretraining is null; "
@@ -164,7 +269,7 @@ def _check_pretraining(plan: Plan, where: str) -> None:
 
 
 def _check_backbone_files(plan: Plan, where: str) -> None:
-    for run in plan.recipes:
+    for run in plan.trained:
         weights = plan.backbone_weights(run)
         if weights not in BUILT_IN_WEIGHTS and not Path(weights).is_file():
             raise UserError(

@@ -18,7 +18,14 @@ _TINY_STAGES = {
 
 def shapes(root: Path) -> ShapesDataset:
     """Twelve training images of 64 x 64 pixels, drawn below ``root``."""
-    dataset = parse(
+    dataset = shapes_config(root)
+    draw_dataset(dataset)
+    return dataset
+
+
+def shapes_config(root: Path) -> ShapesDataset:
+    """What `shapes` draws."""
+    return parse(
         ShapesDataset,
         {
             "kind": "shapes",
@@ -35,8 +42,6 @@ def shapes(root: Path) -> ShapesDataset:
         },
         "small data set",
     )
-    draw_dataset(dataset)
-    return dataset
 
 
 def recipe(name: str, **changes: Any) -> Recipe:
@@ -51,5 +56,5 @@ def recipe(name: str, **changes: Any) -> Recipe:
         **{key.replace("__", "."): value for key, value in changes.items()},
     }
     if name != "demo_backbone":
-        settings["detector.backbone.weights"] = "none"
+        settings.setdefault("detector.backbone.weights", "none")
     return parse(Recipe, override(read_yaml(RECIPES / f"{name}.yaml"), settings, name), name)

@@ -18,6 +18,7 @@ from sdetr.config.detectors import (
     StageConfig,
     TorchvisionFasterRCNNConfig,
 )
+from sdetr.config.published import Comparison, Published, PublishedRow, read_published
 from sdetr.config.reading import dump_yaml, override, parse, read_dataset, read_recipe, read_yaml
 from sdetr.config.recipe import (
     CosineSchedule,
@@ -33,11 +34,13 @@ from sdetr.config.recipe import (
     TrainTransforms,
     Transforms,
 )
-from sdetr.config.suite import PretrainingConfig, RunConfig, Suite
+from sdetr.config.suite import ComparisonConfig, PretrainingConfig, PublishedMetric, ReleasedConfig, RunConfig, Suite
 
 __all__ = [
     "BackboneConfig",
     "CocoDataset",
+    "Comparison",
+    "ComparisonConfig",
     "Config",
     "CosineSchedule",
     "CropConfig",
@@ -47,7 +50,11 @@ __all__ = [
     "EvaluationConfig",
     "OptimizerConfig",
     "PretrainingConfig",
+    "Published",
+    "PublishedMetric",
+    "PublishedRow",
     "Recipe",
+    "ReleasedConfig",
     "Resize",
     "RunConfig",
     "SetLossConfig",
@@ -68,6 +75,7 @@ __all__ = [
     "override",
     "parse",
     "read_dataset",
+    "read_published",
     "read_recipe",
     "read_yaml",
 ]

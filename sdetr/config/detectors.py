@@ -106,9 +106,13 @@ class StackedDETRConfig(Config):
 
 
 class TorchvisionFasterRCNNConfig(Config):
-    """torchvision's Faster R-CNN with a feature pyramid (arXiv 1506.01497 and 1612.03144)."""
+    """torchvision's Faster R-CNN with a feature pyramid (arXiv 1506.01497 and 1612.03144).
 
-    factory: Literal["baselines.torchvision_faster_rcnn:build"]
+    ``build`` is version 1, ``build_v2`` version 2: batch norm that learns, four convolutions in the box head, two in
+    the RPN's.
+    """
+
+    factory: Literal["baselines.torchvision_faster_rcnn:build", "baselines.torchvision_faster_rcnn:build_v2"]
     backbone: BackboneConfig
     levels: Annotated[tuple[Literal["layer1", "layer2", "layer3", "layer4"], ...], Field(min_length=1)]
     pyramid_width: PositiveInt
@@ -148,7 +152,9 @@ def _detector_kind(value: Any) -> str:
     factory = value.get("factory") if isinstance(value, Mapping) else getattr(value, "factory", None)
     if factory in ("sdetr.models.stacked:build", "baselines.detr:build"):
         return "stacked_detr"
-    return "torchvision_faster_rcnn" if factory == "baselines.torchvision_faster_rcnn:build" else "custom"
+    if factory in ("baselines.torchvision_faster_rcnn:build", "baselines.torchvision_faster_rcnn:build_v2"):
+        return "torchvision_faster_rcnn"
+    return "custom"
 
 
 DetectorConfig = Annotated[

@@ -137,6 +137,17 @@ class CocoImages:
     def __len__(self) -> int:
         return len(self._images)
 
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """(height, width) of each image in pixels."""
+        return [(image.height, image.width) for image in self._images]
+
+    @property
+    def object_counts(self) -> NDArray[np.int64]:
+        """(images,) number of objects that `load` gives."""
+        counts: NDArray[np.int64] = np.diff(self._offsets)
+        return counts
+
     def load(self, index: int) -> tuple[Tensor, Target]:
         """Image and target number ``index``: uint8 RGB (3, H, W), not rotated by EXIF, and its objects.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from sdetr.errors import UserError
 from sdetr.structures import Batch
 
 
-def steps_per_epoch(images: CocoImages, batch_size: int) -> int:
+def steps_per_epoch(images: Sized, batch_size: int) -> int:
     """Full batches in the set; the incomplete last one is dropped, as in DETR's training.
 
     Raises:

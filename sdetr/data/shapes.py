@@ -333,7 +333,9 @@ def _paint(canvas: Canvas, figure: _Figure, rng: np.random.Generator) -> None:
     angle = rng.uniform(0, 2 * math.pi)
     shade = math.cos(angle) * (columns / width - 0.5) + math.sin(angle) * (rows / height - 0.5)
     texture = shade * np.float32(rng.uniform(10, 60))
-    kind = _TEXTURES[CATEGORIES[figure.object.category_id]] if rng.random() < TEXTURE_CUE else rng.choice(_TEXTURE_KINDS)
+    kind = (
+        _TEXTURES[CATEGORIES[figure.object.category_id]] if rng.random() < TEXTURE_CUE else rng.choice(_TEXTURE_KINDS)
+    )
     if kind == "stripes":
         texture = texture + _stripes(columns, rows, rng) * np.float32(rng.uniform(6, 20))
     elif kind == "grain":

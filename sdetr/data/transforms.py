@@ -22,7 +22,7 @@ Sample = tuple[Tensor, Target]
 
 def resize(image: Tensor, target: Target, shortest_side: int, longest_side: int | None = None) -> Sample:
     """Scale the shorter side to ``shortest_side`` pixels, or less where the longer would pass ``longest_side``."""
-    return _resize_to(image, target, _resized_size(target.size, shortest_side, longest_side))
+    return _resize_to(image, target, resized_size(target.size, shortest_side, longest_side))
 
 
 def resize_square(image: Tensor, target: Target, side: int) -> Sample:
@@ -110,7 +110,7 @@ def _random_side(side: int, smallest: int, largest: int, rng: np.random.Generato
     return int(rng.integers(smallest, min(side, largest), endpoint=True))
 
 
-def _resized_size(size: tuple[int, int], shortest_side: int, longest_side: int | None) -> tuple[int, int]:
+def resized_size(size: tuple[int, int], shortest_side: int, longest_side: int | None) -> tuple[int, int]:
     """Height and width after `resize`, rounded as the reference rounds them."""
     shorter, longer = min(size), max(size)
     if longest_side is not None and longer / shorter * shortest_side > longest_side:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,7 +76,7 @@ class Trainer:
         self._device = device
         self._workers = workers
         self._monitor = monitor
-        self._made_with = {"recipe": recipe.model_dump(mode="json"), "seed": seed, "inputs": dict(inputs)}
+        self._made_with = made_with(recipe, seed, inputs)
         self._optimizer = build_optimizer(detector, recipe.optimizer)
         self._base_rates = [group["lr"] for group in self._optimizer.param_groups]
         self._steps_per_epoch = steps_per_epoch(images, recipe.training.batch_size)
@@ -100,8 +101,8 @@ class Trainer:
         saved = started
         while self._step < self._total_steps:
             epoch, first = divmod(self._step, self._steps_per_epoch)
-            for batch in self._batches(epoch, first):
-                loss = self._train_step(batch)
+            for batch in self.batches(epoch, first):
+                loss = self.train_step(batch)
                 self._seconds = before + time.monotonic() - started
                 self._log_step(steps, epoch, loss)
                 progress.update(self._step, epoch, loss)
@@ -123,7 +124,8 @@ class Trainer:
         """Drop the checkpoints; call it once the final weights are written."""
         clear_checkpoints(self._folder / "checkpoints")
 
-    def _batches(self, epoch: int, first: int) -> Iterator[Batch]:
+    def batches(self, epoch: int, first: int) -> Iterator[Batch]:
+        """The batches that the run takes in an epoch, from step ``first`` of it on."""
         return training_batches(
             self._images,
             self._recipe.transforms.train,
@@ -134,7 +136,12 @@ class Trainer:
             first_step=first,
         )
 
-    def _train_step(self, batch: Batch) -> float:
+    def train_step(self, batch: Batch) -> float:
+        """One optimizer step; returns the loss.
+
+        Raises:
+            UserError: the loss or a gradient is not finite.
+        """
         recipe = self._recipe
         seed_step(self._seed, self._step)
         factor = learning_rate_factor(recipe.schedule, self._step, self._steps_per_epoch, self._total_steps)
@@ -200,6 +207,11 @@ class Trainer:
         self._optimizer.load_state_dict(checkpoint.optimizer)
         self._step, self._seconds, self._rows = checkpoint.step, checkpoint.seconds, list(checkpoint.rows)
         _log.info("%s: resumes after step %d of %d", self._name, self._step, self._total_steps)
+
+
+def made_with(recipe: Recipe, seed: int, inputs: Mapping[str, str]) -> dict[str, Any]:
+    """What decides a run, as plain data: a checkpoint belongs to it."""
+    return {"recipe": recipe.model_dump(mode="json"), "seed": seed, "inputs": dict(inputs)}
 
 
 def build_optimizer(detector: DetectorModule, config: OptimizerConfig) -> torch.optim.Optimizer:

@@ -9,13 +9,17 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from PIL import Image
 
 from sdetr.errors import UserError
+from sdetr.evaluation.results_file import read_json
 from sdetr.files import atomic_path
 
 # Okabe and Ito's palette, which the colour-blind can tell apart; markers and dashes repeat the distinction in print.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_SCENES = 6
 _SIZES = {"AP": "all", "APs": "small", "APm": "medium", "APl": "large"}
 
 mpl.rcParams["svg.hashsalt"] = "sdetr"
@@ -42,6 +46,38 @@ def draw_overview(detectors_csv: Path, directories: Sequence[Path], out: Path, t
     _draw_sizes(bars, table, runs)
     curves.legend(frameon=False, fontsize=9)
     figure.suptitle(title, fontsize=11)
+    with atomic_path(out) as temporary:
+        figure.savefig(temporary, dpi=150, metadata={"Software": None})
+
+
+def draw_scenes(annotations: Path, images: Path, out: Path, title: str) -> None:
+    """Six evenly spaced images of a split with their boxes, a colour and a name per category.
+
+    Args:
+        annotations: COCO annotations of the split.
+        images: folder with its images.
+        out: PNG file.
+        title: what data this is.
+    """
+    content = read_json(annotations)
+    categories = {category["id"]: (i, category["name"]) for i, category in enumerate(content["categories"])}
+    entries = sorted(content["images"], key=lambda entry: entry["id"])
+    shown = entries[:: max(1, len(entries) // _SCENES)][:_SCENES]
+    figure = Figure(figsize=(2.1 * _SCENES, 2.5), layout="constrained")
+    for axes, entry in zip(figure.subplots(1, _SCENES).flat, shown, strict=False):
+        with Image.open(images / entry["file_name"]) as picture:
+            axes.imshow(picture.convert("RGB"))
+        for item in content["annotations"]:
+            if item["image_id"] == entry["id"]:
+                number, name = categories[item["category_id"]]
+                x, y, width, height = item["bbox"]
+                colour = _COLOURS[number % len(_COLOURS)]
+                axes.add_patch(Rectangle((x, y), width, height, fill=False, edgecolor="white", linewidth=2.6))
+                axes.add_patch(Rectangle((x, y), width, height, fill=False, edgecolor=colour, linewidth=1.4))
+                label = axes.text(x, y, f" {name} ", fontsize=6, color="white", verticalalignment="bottom")
+                label.set_bbox({"facecolor": colour, "edgecolor": "none", "pad": 0.6})
+        axes.set_axis_off()
+    figure.suptitle(title, fontsize=9)
     with atomic_path(out) as temporary:
         figure.savefig(temporary, dpi=150, metadata={"Software": None})
 

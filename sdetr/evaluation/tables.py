@@ -23,7 +23,8 @@ COST = (
     "train_minutes",
 )
 PROVENANCE = ("device", "git_commit", "recipe_sha256", "weights_sha256")
-COLUMNS = (*IDENTITY, "epochs", "eval_batch_size", "eval_precision", "precision", *METRICS, *COST, *PROVENANCE)
+TRAINING = ("epochs", "steps", "batch_size")
+COLUMNS = (*IDENTITY, *TRAINING, "eval_batch_size", "eval_precision", "precision", *METRICS, *COST, *PROVENANCE)
 SUMMARY_COLUMNS = (
     *("suite", "run", "model", "origin", "n"),
     *(f"{metric}_{statistic}" for metric in METRICS for statistic in ("mean", "std")),
@@ -43,7 +44,8 @@ def read_run(directory: Path) -> dict[str, Any]:
 
     Returns:
         A value for each of `COLUMNS`; None where nothing was measured, and for a metric that is -1 (no such objects).
-        If training and inference ran on different devices, ``device`` names both.
+        If training and inference ran on different devices, ``device`` names both; of released weights only that of
+        inference is known.
 
     Raises:
         UserError: a file that is missing or broken, or lacks a key; other images scored than predicted.
@@ -58,7 +60,9 @@ def read_run(directory: Path) -> dict[str, Any]:
         )
     metrics = _metrics(directory / "metrics.json", scored)
     row = {key: train[key] for key in _FROM_TRAIN} | {key: predict[key] for key in _FROM_PREDICT} | metrics
-    if predict["device"] != train["device"]:
+    if train["device"] is None:
+        row["device"] = predict["device"]
+    elif predict["device"] != train["device"]:
         row["device"] = f"{train['device']}; inference: {predict['device']}"
     return {column: row[column] for column in COLUMNS}
 
@@ -144,7 +148,7 @@ def format_table(detectors_csv: Path, summary_csv: Path) -> str:
     Raises:
         UserError: a file that is missing or is none of these tables.
     """
-    detectors, summary = _read_csv(detectors_csv, COLUMNS), _read_csv(summary_csv, SUMMARY_COLUMNS)
+    detectors, summary = read_table(detectors_csv, COLUMNS), read_table(summary_csv, SUMMARY_COLUMNS)
     costs = detectors.groupby(["suite", "run"], sort=False)[list(COST)].mean()
     lines = [["run", "model", "n", *_SHOWN_METRICS, "params", "GFLOPs", "min", "img/s"]]
     for row in summary.to_dict("records"):
@@ -160,10 +164,15 @@ def format_table(detectors_csv: Path, summary_csv: Path) -> str:
     notes = ["AP in percent, mean±standard deviation over n seeds; min: training; img/s: inference"]
     if (summary["n"] == 1).any():
         notes.append("n = 1: no seed noise is known")
-    return "\n".join([*_aligned(lines), *notes])
+    return "\n".join([*aligned(lines), *notes])
 
 
-def _read_csv(path: Path, columns: Iterable[str]) -> pd.DataFrame:
+def read_table(path: Path, columns: Iterable[str]) -> pd.DataFrame:
+    """A CSV that has at least these columns; only an empty cell is a missing value.
+
+    Raises:
+        UserError: a file that is missing or is no such table.
+    """
     try:
         table = pd.read_csv(path, dtype={"suite": str, "run": str, "model": str}, keep_default_na=False, na_values=[""])
     except FileNotFoundError as error:
@@ -188,7 +197,7 @@ def _number(value: float, unit: str = "") -> str:
     return f"{value:.{decimals}f}{unit}"
 
 
-def _aligned(lines: list[list[str]]) -> list[str]:
+def aligned(lines: list[list[str]]) -> list[str]:
     """Pad the cells; where the width demands it, columns move together and then names are cut, the model's first."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     gap = 2 if sum(widths) + 2 * (len(widths) - 1) <= _WIDTH else 1

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
+from torchvision.models import WeightsEnum
 from torchvision.ops import FrozenBatchNorm2d
 
 from sdetr.config import BackboneConfig
@@ -125,15 +126,18 @@ def _pretrained(config: BackboneConfig) -> dict[str, Tensor] | None:
             "detector.backbone.weights: there are no ImageNet weights of the small backbone; use 'suite' or 'none'"
         )
     try:
-        state: dict[str, Tensor] = torchvision.models.get_weight(
-            f"{config.name.replace('resnet', 'ResNet')}_Weights.IMAGENET1K_V1"
-        ).get_state_dict(progress=False, check_hash=True)
+        state: dict[str, Tensor] = imagenet_weights(config.name).get_state_dict(progress=False, check_hash=True)
     except OSError as error:
         raise UserError(
             f"detector.backbone.weights: ImageNet weights of {config.name} could not be downloaded ({error}); "
             "check the network, or download them elsewhere and give the file's path"
         ) from error
     return state
+
+
+def imagenet_weights(name: str) -> WeightsEnum:
+    """The first ImageNet weights of a ResNet in torchvision, which the papers start from."""
+    return torchvision.models.get_weight(f"{name.replace('resnet', 'ResNet')}_Weights.IMAGENET1K_V1")
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:

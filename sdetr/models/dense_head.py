@@ -46,7 +46,10 @@ class DenseHead(nn.Module):
         # Distances from the token to the four sides: features of a convolution do not know where they are.
         distances = self.box(memory[inside]).sigmoid()
         origin = centres.expand(len(memory), -1, -1)[inside]
-        predicted, truth = torch.cat((origin - distances[:, :2], origin + distances[:, 2:]), 1), torch.stack(boxes)[inside]
+        predicted, truth = (
+            torch.cat((origin - distances[:, :2], origin + distances[:, 2:]), 1),
+            torch.stack(boxes)[inside],
+        )
         giou = 1 - generalized_iou(predicted, truth)
         l1 = (predicted - truth).abs().sum(-1)
         loss: Tensor = (classes + l1.sum() + giou.sum()) / count

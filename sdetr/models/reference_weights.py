@@ -1,4 +1,4 @@
-"""Checkpoints of the authors' code (SDETR's and DETR's own parameter names) into this code's modules."""
+"""Released checkpoints into this code's modules: those of SDETR's and DETR's code, and torchvision's Faster R-CNN."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from sdetr.errors import UserError
 from sdetr.models.backbone import load_exactly
 from sdetr.models.stacked import StackedDETR
 
+# A class that is never detected: exp(-1e4) is 0 in float32, so the other classes' scores stay what they were.
+_NEVER = -1e4
+
 _RENAMES = (
     (r"^backbone\.0\.body\.(layer\d)\.", r"backbone.\1."),
     (r"^backbone\.0\.body\.(conv1|bn1)\.", r"backbone.stem.\1."),
@@ -29,6 +32,12 @@ _RENAMES = (
     (r"\.(linear[12])\.", r".feed_forward.\1."),
     (r"\.norm(\d)\.", r".residual\1.norm."),
 )
+_TORCHVISION_RENAMES = (
+    (r"^backbone\.body\.(conv1|bn1)\.", r"backbone.body.stem.\1."),
+    # Files of torchvision 0.12 and before lack the level that Conv2dNormActivation added.
+    (r"^backbone\.fpn\.(inner|layer)_blocks\.(\d+)\.(weight|bias)$", r"backbone.fpn.\1_blocks.\2.0.\3"),
+    (r"^rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1"),
+)
 
 
 def rename(name: str) -> str:
@@ -36,6 +45,34 @@ def rename(name: str) -> str:
     for pattern, replacement in _RENAMES:
         name = re.sub(pattern, replacement, name)
     return re.sub(r"\{(\d*)\}", lambda match: str(int(match[1] or 1) - 1), name)
+
+
+def rename_torchvision(name: str) -> str:
+    """Translate a parameter name of torchvision's Faster R-CNN, as any of its versions saved it."""
+    for pattern, replacement in _TORCHVISION_RENAMES:
+        name = re.sub(pattern, replacement, name)
+    return f"model.{name}"
+
+
+def add_unused_first_class(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give torchvision's box predictor a class that is never detected, between the background and the first class.
+
+    torchvision's COCO files hold category id k at index k and the background at 0. This project's adapter holds label
+    l at index l + 1, and with ``label_numbering: category_id`` label 0 is an id that no category has.
+
+    Args:
+        state: torchvision's names; ``cls_score`` has a row a class, ``bbox_pred`` four.
+    """
+    predictor = "roi_heads.box_predictor."
+    result = dict(state)
+    for part, rows, bias in (("cls_score", 1, _NEVER), ("bbox_pred", 4, 0.0)):
+        for kind, value in (("weight", 0.0), ("bias", bias)):
+            name = f"{predictor}{part}.{kind}"
+            if name in result:
+                old = result[name]
+                unused = old.new_full((rows, *old.shape[1:]), value)
+                result[name] = torch.cat((old[:rows], unused, old[rows:]))
+    return result
 
 
 def load_reference_weights(detector: StackedDETR, source: Mapping[str, Any] | str | Path) -> None:
@@ -50,11 +87,21 @@ def load_reference_weights(detector: StackedDETR, source: Mapping[str, Any] | st
         UserError: the file cannot be read as plain data, or a name or shape does not fit; every one is named.
     """
     where = "weights" if isinstance(source, Mapping) else str(source)
+    load_exactly(detector, {rename(name): value for name, value in read_reference_state(source).items()}, where)
+
+
+def read_reference_state(source: Mapping[str, Any] | str | Path) -> dict[str, Tensor]:
+    """The state dict of a checkpoint, bare or under ``model``, in the names that it was saved with.
+
+    Raises:
+        UserError: the file cannot be read as plain data, or holds no state dict.
+    """
+    where = "weights" if isinstance(source, Mapping) else str(source)
     content = source if isinstance(source, Mapping) else _read_checkpoint(Path(source))
     state = content.get("model", content)
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{where}: holds no state dict, neither at its top nor under 'model'")
-    load_exactly(detector, {rename(name): value for name, value in state.items()}, where)
+    return dict(state)
 
 
 def _read_checkpoint(path: Path) -> Mapping[str, Any]:

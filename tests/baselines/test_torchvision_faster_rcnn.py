@@ -5,35 +5,57 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from torchvision.models.detection import fasterrcnn_resnet50_fpn
+from torchvision.models.detection import fasterrcnn_resnet50_fpn, fasterrcnn_resnet50_fpn_v2
 from torchvision.ops import FrozenBatchNorm2d
 
 from baselines.torchvision_faster_rcnn import TorchvisionFasterRCNN
-from sdetr import build_detector
+from sdetr.architectures import architecture
+from sdetr.detector import create_detector
 from sdetr.structures import Target
 
 HEIGHT, WIDTH = 96, 160
+BUILDERS = {"build": fasterrcnn_resnet50_fpn, "build_v2": fasterrcnn_resnet50_fpn_v2}
+Pair = tuple[TorchvisionFasterRCNN, nn.Module]
 
 
-@pytest.fixture(scope="module")
-def pair() -> tuple[TorchvisionFasterRCNN, nn.Module]:
+@pytest.fixture(scope="module", params=BUILDERS)
+def pair(request: pytest.FixtureRequest) -> Pair:
     torch.manual_seed(0)
-    ours = build_detector("faster_rcnn_r50_fpn", num_classes=90)
+    config = architecture("faster_rcnn_r50_fpn", num_queries=100, dropout=0.1, backbone_weights="none")
+    factory = f"baselines.torchvision_faster_rcnn:{request.param}"
+    ours = create_detector(config.model_copy(update={"factory": factory}), num_classes=90)
     assert isinstance(ours, TorchvisionFasterRCNN)
-    theirs = fasterrcnn_resnet50_fpn(
+    _draw_statistics(ours)
+    theirs = BUILDERS[request.param](
         weights=None, weights_backbone=None, num_classes=91, min_size=HEIGHT, max_size=WIDTH, box_score_thresh=0.0
     )
-    # Frozen batch norm, as torchvision builds it where weights are given.
-    for module in list(theirs.backbone.body.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, nn.BatchNorm2d):
-                setattr(module, name, FrozenBatchNorm2d(child.num_features))
+    if request.param == "build":
+        _freeze_batch_norm(theirs.backbone.body)
     names = {name.replace("body.stem.", "body."): value for name, value in ours.model.state_dict().items()}
     theirs.load_state_dict(names)
     ours.model.roi_heads.score_thresh = 0.0
     # Images have the wanted size already; torchvision would still draw a random number to choose it in training.
     theirs.transform._skip_resize = True
     return ours, theirs
+
+
+def _draw_statistics(detector: nn.Module) -> None:
+    """Batch norm that is no identity, so that a misplaced one shows."""
+    with torch.no_grad():
+        for name, buffer in detector.named_buffers():
+            if name.endswith("running_mean"):
+                buffer.uniform_(-0.2, 0.2)
+            elif name.endswith("running_var"):
+                buffer.uniform_(0.8, 1.2)
+
+
+def _freeze_batch_norm(module: nn.Module) -> None:
+    """As torchvision builds version 1 where weights are given."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, FrozenBatchNorm2d(child.num_features))
+        else:
+            _freeze_batch_norm(child)
 
 
 def images() -> list[torch.Tensor]:
@@ -48,7 +70,7 @@ def target() -> Target:
     return Target(boxes, labels, area, torch.zeros_like(labels), 1, (HEIGHT, WIDTH), (HEIGHT, WIDTH))
 
 
-def test_losses_are_torchvisions(pair: tuple[TorchvisionFasterRCNN, nn.Module]) -> None:
+def test_losses_are_torchvisions(pair: Pair) -> None:
     ours, theirs = (detector.train() for detector in pair)
     torch.manual_seed(3)
     mine = ours.loss(images(), [target(), target()])
@@ -60,9 +82,7 @@ def test_losses_are_torchvisions(pair: tuple[TorchvisionFasterRCNN, nn.Module]) 
 
 
 @torch.no_grad()
-def test_detections_are_torchvisions_scaled_to_the_original_image(
-    pair: tuple[TorchvisionFasterRCNN, nn.Module],
-) -> None:
+def test_detections_are_torchvisions_scaled_to_the_original_image(pair: Pair) -> None:
     ours, theirs = (detector.eval() for detector in pair)
     found = ours.detect(images(), torch.tensor([[2 * HEIGHT, 3 * WIDTH]] * 2))
     scale = torch.tensor([3.0, 2.0, 3.0, 2.0])
@@ -71,3 +91,15 @@ def test_detections_are_torchvisions_scaled_to_the_original_image(
         torch.testing.assert_close(mine.scores, reference["scores"])
         torch.testing.assert_close(mine.labels, reference["labels"] - 1)
         torch.testing.assert_close(mine.boxes, reference["boxes"] * scale)
+
+
+def test_version_2_learns_its_batch_norm_but_in_the_frozen_levels() -> None:
+    config = architecture("faster_rcnn_r50_fpn", num_queries=100, dropout=0.1, backbone_weights="none")
+    config = config.model_copy(update={"factory": "baselines.torchvision_faster_rcnn:build_v2"})
+    detector = create_detector(config, num_classes=90)
+    trained = {name for name, value in detector.named_parameters() if value.requires_grad}
+    theirs = fasterrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None)
+    every = {f"model.{name}" for name, _ in theirs.named_parameters()}
+    frozen = ("model.backbone.body.conv1", "model.backbone.body.bn1", "model.backbone.body.layer1.")
+    assert trained == {name for name in every if not name.startswith(frozen)}
+    assert not any(isinstance(module, FrozenBatchNorm2d) for module in detector.modules())

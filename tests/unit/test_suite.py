@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sdetr.config import dump_yaml, read_recipe
+from sdetr.config import Published, ReleasedConfig, dump_yaml, parse, read_recipe, read_yaml
 from sdetr.errors import UserError
 from sdetr.suite import Plan, load_suite, write, write_schemas
 from tests.workflow.conftest import DATASET, PRETRAINER, RECIPE, SUITE, Tree
@@ -30,6 +30,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tree.write("config/recipes/first.yaml", RECIPE)
     tree.write("config/recipes/second.yaml", {**RECIPE, "model": "DETR"})
     tree.write("config/recipes/backbone.yaml", {**RECIPE, "detector": PRETRAINER})
+    (tmp_path / "config/published.csv").write_text(PUBLISHED)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -40,6 +41,23 @@ def load(root: Path, **changes: Any) -> Plan:
 
 def one_run(**changes: Any) -> dict[str, Any]:
     return {"one": {"recipe": "first", "seeds": [0], "set": changes}}
+
+
+ADDRESS = "https://example.org/a/weights-0123abcd.pth"
+PUBLISHED = """row,model,epochs,eval_batch_size,gflops,images_per_second_v100,parameters_millions,\
+AP,AP50,AP75,APs,APm,APl,source
+other,DETR,300,,,,41,40.6,61.6,,19.9,44.3,60.2,a table
+detr,DETR,500,2,86,28,41,42.0,62.4,44.2,20.5,45.8,61.1,"another table, row 1"
+"""
+
+
+def released(weights: str = ADDRESS, **changes: Any) -> dict[str, Any]:
+    source = {"weights": weights, "sha256": "0123abcd", **changes}
+    return {"recipe": "first", "seeds": [0], "released": {**source, "obtain": "a shop"}}
+
+
+def mixed(**changes: Any) -> dict[str, Any]:
+    return {"one": SUITE["runs"]["one"], "theirs": released(**changes)}
 
 
 def ages(folder: Path) -> dict[str, int]:
@@ -97,6 +115,37 @@ def test_only_what_changed_is_written(root: Path) -> None:
             {"runs": one_run(**{"detector.backbone.weights": "lost.pt"})},
             r"^mine.yaml: runs.one: detector.backbone.weights: there is no file lost.pt; ",
         ),
+        (
+            {"runs": mixed(sha256=None)},
+            r"^mine.yaml: runs.theirs.released.sha256: what is downloaded is checked; give the checksum",
+        ),
+        ({"runs": mixed(sha256="E632DA11")}, r"^mine.yaml: runs.theirs.released.sha256: string should match"),
+        ({"runs": {"theirs": {**released(), "seeds": [1]}}}, r"^mine.yaml: runs.theirs.seeds: released weights have"),
+        (
+            {"runs": {"theirs": {"recipe": "first", "seeds": [0], "released": {"weights": "a.pth", "sha256": None}}}},
+            r"^mine.yaml: runs.theirs.released.obtain: is missing; say where a person gets the file",
+        ),
+        (
+            {"runs": mixed(weights="lost.pth")},
+            r"^mine.yaml: runs.theirs: released.weights: there is no file lost.pth; get it at a shop$",
+        ),
+        (
+            {"runs": {**mixed(), "again": released(ADDRESS.replace("/a/", "/b/"))}},
+            r"^mine.yaml: runs.again: released.weights: weights-0123abcd.pth is also the name of another file",
+        ),
+        (
+            {"runs": mixed(weights="theirs"), "weights_files": {"thiers": "a.pth"}},
+            r"^mine.yaml: weights_files.thiers: no run has it as released.weights; correct its name",
+        ),
+        (
+            {"runs": {"theirs": released("theirs")}, "weights_files": {"theirs": None}},
+            r"^mine.yaml: runs: nothing is left to do; runs of theirs are left out until its file is named: ",
+        ),
+        ({"cited": ["sdetr"]}, r"^mine.yaml: cited.0: .*published.csv has no row sdetr; it has other, detr$"),
+        (
+            {"runs": {"one": {**SUITE["runs"]["one"], "published": {"row": "other", "tolerance": {"AP75": 1}}}}},
+            r"^mine.yaml: runs.one.published.tolerance.AP75: row other of .*published.csv has no AP75$",
+        ),
         ({"coco_root": "."}, r"^coco_root: .*micro.yaml says itself where the data is"),
         ({"dataset": "coco"}, r"^coco_root: data set coco does not say where it is"),
         ({"dataset": "coco", "coco_root": "."}, r"coco.yaml: train.annotations: there is no train.json; "),
@@ -114,6 +163,62 @@ def test_pretraining_needs_a_data_set_with_a_pretraining_split(root: Path) -> No
         (root / f"{split}.json").write_text("{}")
     with pytest.raises(UserError, match="pretraining: data set coco has no pretraining split"):
         load(root, dataset="coco", coco_root=".")
+
+
+def test_released_runs_are_told_from_trained_ones(root: Path) -> None:
+    (root / "mine.pth").write_bytes(b"")
+    plan = load(root, runs={**mixed(), "again": released(), "mine": released("mine.pth", sha256=None)})
+    assert plan.trained == ("one",)
+    assert {run: str(plan.released_file(run)) for run in plan.released} == {
+        "theirs": "data/weights/weights-0123abcd.pth",
+        "again": "data/weights/weights-0123abcd.pth",
+        "mine": "mine.pth",
+    }
+    write(plan)
+    written = parse(ReleasedConfig, read_yaml(root / "results/micro/runs/mine/released.yaml"), "")
+    assert written == plan.released["mine"]
+    assert not (root / "results/micro/runs/one/released.yaml").exists()
+
+
+def test_runs_wait_for_the_file_that_the_user_names(root: Path) -> None:
+    changes: dict[str, Any] = {"runs": mixed(weights="theirs", sha256=None), "weights_files": {"theirs": None}}
+    plan = load(root, **changes)
+    assert list(plan.suite.runs) == list(plan.recipes) == ["one"]
+    assert plan.left_out == {
+        "theirs": "runs of theirs are left out until its file is named: get it at a shop, "
+        "and add 'weights_files={theirs: FILE}' to --config"
+    }
+    (root / "a file.pth").write_bytes(b"")
+    plan = load(root, **{**changes, "weights_files": {"theirs": "a file.pth"}})
+    assert plan.left_out == {}
+    assert plan.released_file("theirs") == Path("a file.pth")
+
+
+def test_a_suite_that_trains_nothing_needs_the_validation_images_only(root: Path) -> None:
+    (root / "val").mkdir()
+    (root / "val.json").write_text("{}")
+    released_only = {"dataset": "coco", "coco_root": ".", "pretraining": None}
+    assert load(root, **released_only, runs={"theirs": released()}).trained == ()
+    with pytest.raises(UserError, match=r"train.annotations: there is no train.json"):
+        load(root, **released_only, runs={"theirs": released(), **one_run(**{"detector.backbone.weights": "none"})})
+
+
+def test_published_rows_that_a_suite_names_are_written_in_the_order_of_the_file(root: Path) -> None:
+    compared = {**SUITE["runs"]["one"], "published": {"row": "detr", "tolerance": {"AP": 0.2, "APs": 1}}}
+    plan = load(root, runs={"one": compared, "two": SUITE["runs"]["two"]}, cited=["other"])
+    write(plan)
+    written = parse(Published, read_yaml(root / "results/micro/published.yaml"), "")
+    assert written == plan.published
+    assert [row.row for row in written.cited] == ["other", "detr"]
+    assert [(c.run, c.row, dict(c.tolerance)) for c in written.comparisons] == [("one", "detr", {"AP": 0.2, "APs": 1})]
+    assert written.cited[0].AP75 is None
+    assert written.cited[1].source == "another table, row 1"
+
+
+def test_a_suite_that_names_no_published_row_reads_and_writes_none(root: Path) -> None:
+    (root / "config/published.csv").unlink()
+    write(load(root))
+    assert not (root / "results/micro/published.yaml").exists()
 
 
 def test_schemas_are_written_once(tmp_path: Path) -> None:

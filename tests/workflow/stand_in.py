@@ -14,6 +14,7 @@ SPLITS = ("train", "val", "monitor", "pretraining")
 WRITES = {
     "pretrain": ("backbone.pt",),
     "train": ("weights.pt", "train.json"),
+    "convert": ("weights.pt", "train.json"),
     "predict": ("detections.json", "predict.json"),
     "tables": ("detectors.csv", "summary.csv"),
 }
@@ -32,6 +33,8 @@ def main() -> None:
         outputs = [Path(options["--out"]) / name for name in WRITES[command]]
     else:
         outputs = [Path(options["--out"])]
+    if "--published" in options:
+        outputs += [Path(options["--out"]) / name for name in ("published.csv", "agreement.csv")]
     if command == "train":
         checkpoint = Path(options["--out"]) / "checkpoints/last.pt"
         checkpoint.parent.mkdir(parents=True, exist_ok=True)

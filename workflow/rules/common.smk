@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from sdetr.errors import UserError
-from sdetr.suite import load_suite, write
+from sdetr.suite import WEIGHTS, load_suite, write
 
 ROOT = Path(os.path.relpath(workflow.basedir))
 SUITE_FILES = " + ".join(os.path.relpath(file) for file in workflow.configfiles)
@@ -16,10 +16,19 @@ try:
 except UserError as error:
     sys.exit(f"error: {error}")
 write(PLAN)
+if workflow.is_main_process:
+    for reason in dict.fromkeys(PLAN.left_out.values()):
+        print(f"note: {reason}", file=sys.stderr)
 
 SUITE = PLAN.suite
 RESULTS = PLAN.results
 LOGS = RESULTS / "logs"
+# Published numbers are cited beside what was measured, in files of their own.
+PUBLISHED = [
+    RESULTS / name
+    for name in ("published.csv", "agreement.csv")
+    if PLAN.published.cited
+]
 BACKBONE = RESULTS / "runs/pretraining/backbone.pt"
 SEED = RESULTS / "runs/{run}/seed{seed}"
 SEED_LOGS = LOGS / "{run}-seed{seed}"
@@ -28,8 +37,13 @@ SEED_LOGS = LOGS / "{run}-seed{seed}"
 SDETR = f"{shlex.quote(sys.executable)} -m sdetr"
 
 
+def one_of(names):
+    """Pattern of a wildcard."""
+    return "|".join(map(re.escape, names))
+
+
 wildcard_constraints:
-    run="|".join(map(re.escape, SUITE.runs)),
+    run=one_of(SUITE.runs),
     seed=r"\d+",
 
 

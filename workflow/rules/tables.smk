@@ -4,14 +4,17 @@ rule tables:
         of_every_seed("train.json"),
         of_every_seed("predict.json"),
         metrics=of_every_seed("metrics.json"),
+        published=[RESULTS / "published.yaml"] if PUBLISHED else [],
     output:
-        RESULTS / "detectors.csv",
-        RESULTS / "summary.csv",
+        PUBLISHED,
+        detectors=RESULTS / "detectors.csv",
+        summary=RESULTS / "summary.csv",
     log:
         LOGS / "tables.log",
     params:
         sdetr=SDETR,
         results=RESULTS,
+        published=f"--published {RESULTS}/published.yaml" if PUBLISHED else "",
         folders=[str(Path(file).parent) for file in of_every_seed("metrics.json")],
     shell:
-        "{params.sdetr} tables --out {params.results:q} {params.folders:q} 2>&1 | tee -i {log:q}"
+        "{params.sdetr} tables --out {params.results:q} {params.published} {params.folders:q} 2>&1 | tee -i {log:q}"

@@ -30,32 +30,36 @@ if SUITE.pretraining is not None:
             "--workers {params.workers} 2>&1 | tee -i {log:q}"
 
 
-rule train:
-    input:
-        annotations("train", "monitor"),
-        backbone_of,
-        rules.check.output,
-        recipe=RESULTS / "runs/{run}/recipe.yaml",
-        dataset=RESULTS / "dataset.yaml",
-    output:
-        weights=SEED / "weights.pt",
-        summary=SEED / "train.json",
-    log:
-        SEED_LOGS / "train.log",
-    benchmark:
-        SEED_LOGS / "train.tsv"
-    threads: SUITE.threads
-    resources:
-        gpu=SUITE.gpus,
-    params:
-        sdetr=SDETR,
-        suite=SUITE.suite,
-        recipe=lambda wildcards: SUITE.runs[wildcards.run].recipe,
-        workers=SUITE.workers,
-        backbone=backbone_option,
-        folder=subpath(output.weights, parent=True),
-    shell:
-        "{params.sdetr} train --suite {params.suite} --run {wildcards.run} --seed {wildcards.seed} "
-        "--recipe {input.recipe:q} --recipe-name {params.recipe} --dataset {input.dataset:q} "
-        "--out {params.folder:q} {params.backbone} "
-        "--threads {threads} --gpus {resources.gpu} --workers {params.workers} 2>&1 | tee -i {log:q}"
+if PLAN.trained:
+
+    rule train:
+        input:
+            annotations("train", "monitor"),
+            backbone_of,
+            rules.check.output,
+            recipe=RESULTS / "runs/{run}/recipe.yaml",
+            dataset=RESULTS / "dataset.yaml",
+        output:
+            weights=SEED / "weights.pt",
+            summary=SEED / "train.json",
+        log:
+            SEED_LOGS / "train.log",
+        benchmark:
+            SEED_LOGS / "train.tsv"
+        wildcard_constraints:
+            run=one_of(PLAN.trained),
+        threads: SUITE.threads
+        resources:
+            gpu=SUITE.gpus,
+        params:
+            sdetr=SDETR,
+            suite=SUITE.suite,
+            recipe=lambda wildcards: SUITE.runs[wildcards.run].recipe,
+            workers=SUITE.workers,
+            backbone=backbone_option,
+            folder=subpath(output.weights, parent=True),
+        shell:
+            "{params.sdetr} train --suite {params.suite} --run {wildcards.run} --seed {wildcards.seed} "
+            "--recipe {input.recipe:q} --recipe-name {params.recipe} --dataset {input.dataset:q} "
+            "--out {params.folder:q} {params.backbone} "
+            "--threads {threads} --gpus {resources.gpu} --workers {params.workers} 2>&1 | tee -i {log:q}"

@@ -99,9 +99,9 @@ def test_another_seed_gives_other_weights(small_shapes: ShapesDataset, tmp_path:
 def test_training_lowers_the_loss(name: str, small_shapes: ShapesDataset, tmp_path: Path) -> None:
     recipe = small.recipe(name, training__epochs=40, training__batch_size=6, schedule__warmup_steps=5)
     run = trainer(recipe, small_shapes, tmp_path)
-    first = run._train_step(next(run._batches(0, 0)))
+    first = run.train_step(next(run.batches(0, 0)))
     run.run()
-    last = run._train_step(next(run._batches(0, 0)))
+    last = run.train_step(next(run.batches(0, 0)))
     assert last < 0.8 * first
 
 

@@ -20,6 +20,7 @@ TRAIN = {
     "origin": "trained_here",
     "epochs": 8,
     "steps": 1000,
+    "batch_size": 16,
     "train_minutes": 3.25,
     "images_per_second_train": 83.123456789,
     "peak_memory_gb": 1.5,
@@ -59,8 +60,8 @@ def tables(directories: list[Path], out: Path) -> tuple[pd.DataFrame, pd.DataFra
 def test_columns_are_the_fixed_ones_in_their_order(tmp_path: Path) -> None:
     summary = tables([seed_directory(tmp_path)], tmp_path)[1]
     assert (tmp_path / "detectors.csv").read_text().splitlines()[0] == (
-        "suite,run,model,recipe,seed,origin,epochs,eval_batch_size,eval_precision,precision,AP,AP50,AP75,APs,APm,APl,"
-        "AR1,AR10,AR100,ARs,ARm,ARl,trainable_parameters,gflops,images_per_second_train,images_per_second_infer,"
+        "suite,run,model,recipe,seed,origin,epochs,steps,batch_size,eval_batch_size,eval_precision,precision,"
+        "AP,AP50,AP75,APs,APm,APl,AR1,AR10,AR100,ARs,ARm,ARl,trainable_parameters,gflops,images_per_second_train,images_per_second_infer,"
         "peak_memory_gb,train_minutes,device,git_commit,recipe_sha256,weights_sha256"
     )
     assert list(summary.columns)[:7] == ["suite", "run", "model", "origin", "n", "AP_mean", "AP_std"]
@@ -125,6 +126,26 @@ def test_two_devices_are_both_named(tmp_path: Path) -> None:
     folder = seed_directory(tmp_path)
     (folder / "predict.json").write_text(json.dumps(PREDICT | {"device": "GPU Y"}))
     assert read_run(folder)["device"] == "CPU X (2 cores); inference: GPU Y"
+
+
+RELEASED: dict[str, Any] = {
+    "origin": "released_weights",
+    "device": None,
+    "precision": None,
+    **dict.fromkeys(("epochs", "steps", "batch_size", "train_minutes", "images_per_second_train", "peak_memory_gb")),
+}
+
+
+def test_released_weights_leave_the_columns_of_training_empty(tmp_path: Path) -> None:
+    folders = [seed_directory(tmp_path), seed_directory(tmp_path, run="theirs", **RELEASED)]
+    (folders[1] / "predict.json").write_text(json.dumps(PREDICT | {"device": "GPU Y"}))
+    row = tables(folders, tmp_path)[0].iloc[1]
+    assert (row["device"], row["origin"]) == ("GPU Y", "released_weights")
+    empty = [key for key, value in RELEASED.items() if value is None and key != "device"]
+    assert row[empty].isna().all()
+    assert row[["AP", "trainable_parameters", "eval_batch_size"]].notna().all()
+    shown = format_table(tmp_path / "detectors.csv", tmp_path / "summary.csv").splitlines()
+    assert shown[3].split()[-2:] == ["-", "123.4"]
 
 
 @pytest.mark.parametrize("name", ["train.json", "predict.json", "metrics.json"])

@@ -1,0 +1,233 @@
+"""What the doctor says of suites that would go wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from sdetr import doctor
+from sdetr.cli import main
+from sdetr.config import BackboneConfig
+from sdetr.data.labels import LabelMap
+from sdetr.doctor import Finding, examine
+from sdetr.jobs import Job, RunIdentity, train_run
+from sdetr.models.backbone import build_backbone, imagenet_weights
+from sdetr.workload import Workload, read_plan
+from tests import small
+from tests.unit.data.file_server import serving
+from tests.unit.data.test_download import DiskUsage
+from tests.unit.planned import coco_suite, shapes_suite
+
+IMAGENET = imagenet_weights("resnet50")
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    return
+
+
+def said(suite: Path, *, memory: bool = False) -> dict[str, Finding]:
+    found = list(examine(suite, None, 5, memory))
+    assert all("\n" not in finding.text for finding in found)
+    return {finding.subject: finding for finding in found}
+
+
+def errors(found: dict[str, Finding]) -> list[str]:
+    return [subject for subject, finding in found.items() if finding.level == "ERROR"]
+
+
+def test_a_healthy_suite_passes_every_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipes = {"detr": small.recipe("demo_detr"), "longer": small.recipe("demo_detr", training__epochs=3)}
+    suite = shapes_suite(tmp_path, recipes, drawn=True)
+    assert main(["doctor", str(suite)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    subjects = [line[9:].partition(": ")[0] for line in lines]
+    assert {line[:7].strip() for line in lines} <= {"ok", "WARNING"}
+    assert subjects.count("memory, detr, longer") == 1  # they differ in length alone: measured once
+    assert {"versions", "suite", "GPUs", "weights, small", "disk", "earlier runs"} <= set(subjects)
+    assert {"data, train", "data, val", "data, monitor", "data, pretraining"} <= set(subjects)
+    assert not (tmp_path / "results").exists()
+
+
+def test_data_that_is_not_drawn_is_sampled_and_stays_so(tmp_path: Path) -> None:
+    suite = shapes_suite(tmp_path, {"detr": small.recipe("demo_detr")}, drawn=False)
+    found = said(suite)
+    assert errors(found) == []
+    assert "not drawn yet" in found["data"].text
+    assert not (tmp_path / "data").exists()
+
+
+def test_an_unknown_key_is_the_one_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    suite = shapes_suite(tmp_path, {"detr": small.recipe("demo_detr")}, drawn=False, gpu=1)
+    assert errors(said(suite)) == ["suite"]
+    assert main(["doctor", str(suite)]) == 2
+    assert "1 of the checks above failed" in capsys.readouterr().err
+
+
+def test_a_broken_image_is_found_and_the_rest_is_put_off(tmp_path: Path) -> None:
+    suite = shapes_suite(tmp_path, {"detr": small.recipe("demo_detr")}, drawn=True)
+    image = sorted((tmp_path / "data/train").iterdir())[0]
+    image.write_bytes(image.read_bytes()[:100])
+    found = said(suite, memory=True)
+    assert errors(found) == ["data"]
+    assert image.name in found["data"].text
+    assert found["all other checks"].level == "WARNING"
+    assert not any(subject.startswith("memory") for subject in found)
+
+
+def test_only_a_full_decoding_finds_what_the_sample_misses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    suite = shapes_suite(tmp_path, {"detr": small.recipe("demo_detr")}, drawn=True)
+    second = sorted((tmp_path / "data/train").iterdir())[1]
+    second.write_bytes(second.read_bytes()[:-400])
+    found = {finding.subject: finding for finding in examine(suite, None, 2, False)}
+    assert errors(found) == []
+    assert main(["doctor", str(suite), "--all", "--skip-memory"]) == 2
+    assert second.name in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("numbering", "classes"), [("contiguous", 80), ("category_id", 91)])
+def test_eighty_categories_and_ninety_one_classes_are_told_apart(tmp_path: Path, numbering: str, classes: int) -> None:
+    recipe = small.recipe("demo_detr", label_numbering=numbering, training__batch_size=1)
+    found = said(coco_suite(tmp_path, {"detr": recipe}))
+    assert found["categories, detr"].text.startswith(
+        f"80 categories, {classes} classes: label_numbering is {numbering}"
+    )
+    assert ("11 of them stand for no category" in found["categories, detr"].text) == (classes == 91)
+
+
+def test_labels_that_do_not_come_back_are_an_error() -> None:
+    label_map = LabelMap({3: "three", 8: "eight"}, "contiguous")
+    label_map._category_id[1] = 3
+    load = Workload("one", small.recipe("demo_detr"), (0,), "train")
+    assert doctor._category_finding(load, label_map).level == "ERROR"
+
+
+def test_a_batch_larger_than_the_data_is_an_error(tmp_path: Path) -> None:
+    recipe = small.recipe("demo_detr", training__batch_size=13)
+    found = said(shapes_suite(tmp_path, {"detr": recipe}, drawn=True))
+    assert "13 is more than the 12 training images" in found["disk"].text
+
+
+def test_too_little_space_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    suite = shapes_suite(tmp_path, {"detr": small.recipe("demo_detr")}, drawn=True)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: DiskUsage(0, 0, 1000))
+    assert "GB more" in said(suite)["disk"].text
+    assert errors(said(suite)) == ["disk"]
+
+
+@pytest.mark.parametrize(("wanted", "visible", "level"), [(1, 0, "ERROR"), (0, 1, "WARNING"), (1, 2, "ok")])
+def test_gpus_are_counted(
+    wanted: int, visible: int, level: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: visible)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=80e9))
+    plan = read_plan(shapes_suite(tmp_path, {"detr": small.recipe("demo_detr")}, drawn=False, gpus=wanted), None)
+    (finding,) = doctor._devices(plan)
+    assert finding.level == level
+
+
+# ---------------------------------------------------------------------------------------------- weights
+
+
+def backbone(weights: str, name: str = "resnet50") -> BackboneConfig:
+    return BackboneConfig.model_validate({"name": name, "weights": weights, "dilation": False, "frozen": []})
+
+
+def cached(tmp_path: Path, content: bytes) -> Path:
+    path = tmp_path / "torch/hub/checkpoints" / IMAGENET.url.rsplit("/", 1)[1]
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    return path
+
+
+def test_weights_that_are_not_there_are_looked_for_but_not_fetched(tmp_path: Path) -> None:
+    with serving({"/weights.pth": b"weights"}) as server:
+        path = tmp_path / "weights.pth"
+        assert doctor._download_finding("w", f"{server.url}/weights.pth", path).level == "ok"
+        gone = doctor._download_finding("w", f"{server.url}/gone.pth", path)
+        assert server.methods == ["HEAD", "HEAD"]
+    assert gone.level == "WARNING"
+    assert "Not Found" in gone.text
+    offline = doctor._download_finding("w", "http://127.0.0.1:9/weights.pth", path)
+    assert offline.level == "WARNING"
+    assert f"download it elsewhere to {path}" in offline.text
+    assert not path.exists()
+
+
+def test_a_cached_file_with_another_checksum_is_damaged(tmp_path: Path) -> None:
+    path = cached(tmp_path, b"half of it")
+    finding = doctor._weights_finding("weights", backbone("imagenet"))
+    assert finding.level == "ERROR"
+    assert f"{path} is damaged" in finding.text
+
+
+def test_a_cached_file_is_read_and_must_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = b"stands for the weights"
+    url = f"https://example.org/resnet50-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+    monkeypatch.setattr(doctor, "imagenet_weights", lambda _: SimpleNamespace(url=url))
+    path = tmp_path / "torch/hub/checkpoints" / url.rsplit("/", 1)[1]
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    built = []
+    monkeypatch.setattr(doctor, "build_backbone", built.append)
+    assert doctor._weights_finding("weights", backbone("imagenet")).level == "ok"
+    assert built == [backbone("imagenet")]
+
+
+def test_a_weights_file_of_the_users_must_fit(tmp_path: Path) -> None:
+    path = tmp_path / "mine.pt"
+    torch.save(build_backbone(backbone("none", "small")).state_dict(), path)
+    recipe = small.recipe("demo_detr", detector__backbone__weights=str(path))
+    suite = shapes_suite(tmp_path, {"detr": recipe}, drawn=True)
+    assert errors(said(suite)) == []
+    torch.save({"stem.weight": torch.zeros(1)}, path)
+    assert errors(said(suite)) == ["weights, small"]
+
+
+# ----------------------------------------------------------------------------------------- earlier runs
+
+
+def finished(tmp_path: Path, suite: Path) -> Path:
+    plan = read_plan(suite, None)
+    folder = plan.results / "runs/detr/seed0"
+    job = Job(plan.recipes["detr"], plan.dataset, folder, 0, 1, 0)
+    train_run(job, RunIdentity("tiny", "detr", "detr", 0), None)
+    return tmp_path / folder
+
+
+def test_finished_runs_are_compared_with_their_recipes(tmp_path: Path) -> None:
+    suite = shapes_suite(tmp_path, {"detr": small.recipe("demo_detr", training__max_steps=1)}, drawn=True)
+    finished(tmp_path, suite)
+    assert said(suite)["run detr, seed 0"].text == "finished with this recipe"
+    shapes_suite(tmp_path, {"detr": small.recipe("demo_detr", training__max_steps=2)}, drawn=True)
+    changed = said(suite)["run detr, seed 0"]
+    assert changed.level == "WARNING"
+    assert "will train it again" in changed.text
+
+
+def test_checkpoints_are_compared_with_the_recipe_and_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = small.recipe("demo_detr", training__max_steps=4)
+    suite = shapes_suite(tmp_path, {"detr": recipe}, drawn=True)
+    monkeypatch.setattr("sdetr.engine.train.Trainer.finish", lambda _: None)
+    folder = finished(tmp_path, suite)
+    (folder / "train.json").unlink()
+    assert said(suite)["run detr, seed 0"].text == "goes on after step 4"
+    slower = small.recipe("demo_detr", training__max_steps=4, optimizer__learning_rate=1e-5)
+    shapes_suite(tmp_path, {"detr": slower}, drawn=True)
+    found = said(suite)["run detr, seed 0"]
+    assert found.level == "ERROR"
+    assert "recipe.optimizer.learning_rate was" in found.text
+    shapes_suite(tmp_path, {"detr": recipe}, drawn=True)
+    annotations = tmp_path / "data/annotations/instances_train.json"
+    annotations.write_text(json.dumps(json.loads(annotations.read_text())))
+    assert "inputs.annotations was" in said(suite)["run detr, seed 0"].text
