@@ -17,6 +17,7 @@ include: "workflow/rules/released.smk"
 include: "workflow/rules/predict.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/tables.smk"
+include: "workflow/rules/figures.smk"
 
 
 # The tables are committed, so in a fresh clone they exist: the metrics, which do not, make the runs run.
@@ -27,3 +28,5 @@ rule all:
         RESULTS / "detectors.csv",
         RESULTS / "summary.csv",
         PUBLISHED,
+        RESULTS / "figures/overview.png",
+        RESULTS / "figures/scenes.png",

@@ -97,4 +97,7 @@ class Suite(Config):
     cited: tuple[Name, ...] = Field(
         default=(), description="rows of config/published.csv to list beside those that runs are held against"
     )
+    reference_curves: dict[str, Path] = Field(
+        default_factory=dict, description="logs of others to draw beside the learning curves, by what to call them"
+    )
     runs: Annotated[dict[Name, RunConfig], Field(min_length=1)]

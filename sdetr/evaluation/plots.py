@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -25,27 +26,42 @@ _SIZES = {"AP": "all", "APs": "small", "APm": "medium", "APl": "large"}
 mpl.rcParams["svg.hashsalt"] = "sdetr"
 
 
-def draw_overview(detectors_csv: Path, directories: Sequence[Path], out: Path, title: str) -> None:
+def draw_overview(
+    detectors_csv: Path,
+    directories: Sequence[Path],
+    out: Path,
+    title: str,
+    reference_curves: Mapping[str, Path],
+    published_csv: Path | None,
+) -> None:
     """Learning curves on the monitor split beside AP by object size on the val split.
 
     Args:
         detectors_csv: the suite's table.
-        directories: seed folders with a ``train.csv``, in the order of the table.
+        directories: seed folders with a ``train.csv``, in the order of the table; released runs have none.
         out: PNG file.
         title: what was run on what.
+        reference_curves: by what to call it, somebody else's log: a CSV with ``epoch`` (counted from 0) and ``AP``.
+        published_csv: the suite's cited rows; each with epochs and AP becomes a star.
 
     Raises:
         UserError: a file is missing.
     """
     table = _read(detectors_csv)
     runs = list(dict.fromkeys(table["run"]))
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
     curves, bars = figure.subplots(1, 2)
     for directory in directories:
         _draw_curve(curves, directory, runs.index(directory.parent.name))
+    _draw_references(curves, reference_curves, published_csv)
     _draw_sizes(bars, table, runs)
-    curves.legend(frameon=False, fontsize=9)
-    figure.suptitle(title, fontsize=11)
+    curves.set(xlabel="epoch", ylabel="AP in percent (monitor split)", title="Learning curves, one line per seed")
+    for axes in (curves, bars):
+        _tidy(axes)
+    bars.legend(frameon=False, fontsize=8)
+    if curves.get_legend_handles_labels()[0]:
+        curves.legend(frameon=False, fontsize=8)
+    figure.suptitle("\n".join(textwrap.wrap(title, 130)), fontsize=9)
     with atomic_path(out) as temporary:
         figure.savefig(temporary, dpi=150, metadata={"Software": None})
 
@@ -83,8 +99,8 @@ def draw_scenes(annotations: Path, images: Path, out: Path, title: str) -> None:
 
 
 def _draw_curve(axes: Axes, directory: Path, number: int) -> None:
-    curve = _read(directory / "train.csv")
-    name, first = directory.parent.name, not any(line.get_label() == directory.parent.name for line in axes.lines)
+    curve, name = _read(directory / "train.csv"), directory.parent.name
+    named = any(line.get_label() == name for line in axes.lines)
     axes.plot(
         curve["epoch"],
         100 * curve["AP"],
@@ -92,10 +108,21 @@ def _draw_curve(axes: Axes, directory: Path, number: int) -> None:
         marker=_MARKERS[number % len(_MARKERS)],
         markersize=4,
         linewidth=1.5,
-        label=name if first else None,
+        label="_nolegend_" if named else name,
     )
-    axes.set(xlabel="epoch", ylabel="AP in percent (monitor split)", title="Learning curves, one line per seed")
-    _tidy(axes)
+
+
+def _draw_references(axes: Axes, curves: Mapping[str, Path], published_csv: Path | None) -> None:
+    for label, path in curves.items():
+        log = _read(path)
+        axes.plot(log["epoch"] + 1, 100 * log["AP"], color="0.45", linestyle="--", linewidth=1.2, label=label)
+    if published_csv is None:
+        return
+    rows = _read(published_csv).dropna(subset=["epochs", "AP"])
+    for _, row in rows.iterrows():
+        point = (row["epochs"], 100 * row["AP"])
+        axes.plot(*point, marker="*", markersize=9, color="0.2", linestyle="none")
+        axes.annotate(f"{row['model']} (published)", point, xytext=(5, -3), textcoords="offset points", fontsize=6)
 
 
 def _draw_sizes(axes: Axes, table: pd.DataFrame, runs: list[str]) -> None:
@@ -109,7 +136,6 @@ def _draw_sizes(axes: Axes, table: pd.DataFrame, runs: list[str]) -> None:
             axes.plot([place] * len(rows), 100 * rows[metric], "k.", markersize=3)
     axes.set_xticks(range(len(_SIZES)), list(_SIZES.values()))
     axes.set(ylabel="AP in percent (val split)", title="AP by object size, a dot per seed")
-    _tidy(axes)
 
 
 def _tidy(axes: Axes) -> None:

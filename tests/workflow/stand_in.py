@@ -13,10 +13,11 @@ import yaml
 SPLITS = ("train", "val", "monitor", "pretraining")
 WRITES = {
     "pretrain": ("backbone.pt",),
-    "train": ("weights.pt", "train.json"),
+    "train": ("weights.pt", "train.json", "train.csv"),
     "convert": ("weights.pt", "train.json"),
     "predict": ("detections.json", "predict.json"),
     "tables": ("detectors.csv", "summary.csv"),
+    "figures": ("figures/overview.png", "figures/scenes.png"),
 }
 
 

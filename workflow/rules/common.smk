@@ -58,12 +58,12 @@ def code(*patterns):
     return sorted(str(path) for pattern in patterns for path in ROOT.glob(pattern))
 
 
-def of_every_seed(name):
+def of_every_seed(name, runs=SUITE.runs):
     """One file of each run and seed of the suite."""
     return [
         f"{RESULTS}/runs/{run}/seed{seed}/{name}"
-        for run, entry in SUITE.runs.items()
-        for seed in entry.seeds
+        for run in runs
+        for seed in SUITE.runs[run].seeds
     ]
 
 

@@ -42,6 +42,7 @@ if PLAN.trained:
         output:
             weights=SEED / "weights.pt",
             summary=SEED / "train.json",
+            curve=SEED / "train.csv",
         log:
             SEED_LOGS / "train.log",
         benchmark:
