@@ -211,9 +211,11 @@ def _run_on_cpu(
 def _attempt(trainer: Trainer, batch: Batch, device: torch.device) -> Attempt:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    started = time.monotonic()
     try:
-        trainer.train_step(batch)
+        # The first step of a size sets up its kernels, so a GPU's second one is timed.
+        for _ in range(2 if device.type == "cuda" else 1):
+            started = time.monotonic()
+            trainer.train_step(batch)
     except torch.OutOfMemoryError:
         return Attempt(len(batch.images), None, None)
     if device.type == "cuda":

@@ -29,6 +29,9 @@ def prepare_device(gpus: int, threads: int) -> torch.device:
         raise UserError(
             "gpus: no CUDA GPU is visible; set `gpus: 0` in the suite (or --config gpus=0) to run on the CPU"
         )
+    # On Hopper, cuDNN's attention takes masks in bfloat16 first, and builds a plan of seconds for each new shape of an
+    # image. Padded batches have ever new shapes; torch's own fused kernels need no plan.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     return torch.device("cuda", 0)
 
 

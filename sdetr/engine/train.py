@@ -106,11 +106,13 @@ class Trainer:
                 self._seconds = before + time.monotonic() - started
                 self._log_step(steps, epoch, loss)
                 progress.update(self._step, epoch, loss)
-                if time.monotonic() - saved > 60 * self._recipe.training.checkpoint_minutes:
-                    self._save()
-                    saved = time.monotonic()
                 if self._step == self._total_steps:
                     break
+                # Not at the end of an epoch: resuming from there would skip its row of the learning curve.
+                within_epoch = self._step % self._steps_per_epoch != 0
+                if within_epoch and time.monotonic() - saved > 60 * self._recipe.training.checkpoint_minutes:
+                    self._save()
+                    saved = time.monotonic()
             # Monitoring is not training: its time is taken out.
             paused = time.monotonic()
             self._end_epoch(epoch, loss)

@@ -26,7 +26,7 @@ def suite(tree: Tree, runs: dict[str, Any], **changes: Any) -> None:
 
 
 def of_run(name: str) -> set[str]:
-    return {f"{rule} {name} seed0" for rule in ("convert", "predict", "evaluate")} | {"tables"}
+    return {f"{rule} {name} seed0" for rule in ("convert", "predict", "evaluate")} | {"tables", "figures"}
 
 
 def test_a_released_run_joins_trained_ones(tree: Tree) -> None:
@@ -97,16 +97,16 @@ def test_published_numbers_are_written_with_the_tables(tree: Tree) -> None:
     (tree.root / "config/published.csv").write_text(ROWS)
     compared = {**SUITE["runs"]["one"], "published": {"row": "detr", "tolerance": {"AP": 0.2}}}
     suite(tree, {"one": compared})
-    assert tree.plan() == {"tables"}
+    assert tree.plan() == {"tables", "figures"}
     outcome = tree.snakemake()
     assert outcome.code == 0, outcome.text
-    call = (tree.root / "calls.log").read_text().splitlines()[-1]
+    call = (tree.root / "calls.log").read_text().splitlines()[-2]
     assert call.startswith("tables --out results/micro --published results/micro/published.yaml results/micro/runs/one")
     assert tree.plan() == set()
     (tree.root / "config/published.csv").write_text(ROWS.replace("42.0", "42.1"))
-    assert tree.plan() == {"tables"}
+    assert tree.plan() == {"tables", "figures"}
     (tree.root / "results/micro/agreement.csv").unlink()
-    assert tree.plan() == {"tables"}
+    assert tree.plan() == {"tables", "figures"}
 
 
 def test_the_linter_finds_nothing_else_in_the_rules_of_released_weights(tree: Tree) -> None:

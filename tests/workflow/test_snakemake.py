@@ -9,12 +9,12 @@ import pytest
 
 from tests.workflow.conftest import DATASET, RECIPE, SUITE, Tree
 
-SCORED = {"evaluate one seed0", "evaluate two seed0", "tables"}
+SCORED = {"evaluate one seed0", "evaluate two seed0", "tables", "figures"}
 PREDICTED = {"predict one seed0", "predict two seed0"}
 
 
 def of_run(run: str) -> set[str]:
-    return {f"{rule} {run} seed0" for rule in ("train", "predict", "evaluate")} | {"tables"}
+    return {f"{rule} {run} seed0" for rule in ("train", "predict", "evaluate")} | {"tables", "figures"}
 
 
 def test_a_suite_runs_to_its_tables_with_a_log_of_each_job(finished: Tree) -> None:
@@ -46,7 +46,7 @@ def test_editing_a_recipe_re_runs_its_run_only(tree: Tree) -> None:
 
 def test_removing_a_run_makes_the_tables_anew(tree: Tree) -> None:
     tree.write("config/demo.yaml", {**SUITE, "runs": {"one": SUITE["runs"]["one"]}})
-    assert tree.plan() == {"tables"}
+    assert tree.plan() == {"tables", "figures"}
 
 
 @pytest.mark.parametrize(

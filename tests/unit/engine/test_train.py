@@ -64,16 +64,21 @@ def test_a_killed_run_ends_bitwise_like_one_that_was_not(
     # Dropout and a checkpoint after every step: random numbers and data must go on in the middle of an epoch.
     changes = {} if name == "demo_faster_rcnn" else {"detector__dropout": 0.1}
     recipe = small.recipe(name, training__checkpoint_minutes=1e-9, **changes)
-    whole = trainer(recipe, small_shapes, tmp_path / "whole")
+    watch: dict[str, Any] = {"monitor": lambda _detector: {"AP": 0.5}}
+    whole = trainer(recipe, small_shapes, tmp_path / "whole", **watch)
     whole.run()
     with monkeypatch.context() as patch:
         patch.setattr(train.Progress, "update", dies_at(step))
         with pytest.raises(Killed):
-            trainer(recipe, small_shapes, tmp_path / "killed").run()
-    resumed = trainer(recipe, small_shapes, tmp_path / "killed")
+            trainer(recipe, small_shapes, tmp_path / "killed", **watch).run()
+    resumed = trainer(recipe, small_shapes, tmp_path / "killed", **watch)
     result = resumed.run()
     assert result.steps == 6
     assert_bitwise_equal(weights(whole), weights(resumed))
+    curves = [(tmp_path / folder / "train.csv").read_text().splitlines() for folder in ("whole", "killed")]
+    assert [[line.split(",")[:2] for line in curve] for curve in curves] == [
+        [["epoch", "step"], ["1", "3"], ["2", "6"]]
+    ] * 2
     logs = [(tmp_path / folder / "train.jsonl").read_text().count('"step": 6,') for folder in ("whole", "killed")]
     assert logs == [1, 1]
 

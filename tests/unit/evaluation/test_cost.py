@@ -85,6 +85,7 @@ def test_device_name_of_the_cpu_tells_the_cores() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_device() -> None:
     device = torch.device("cuda", 0)
+    torch.zeros(1, device=device)  # before the first tensor there are no statistics to reset
     torch.cuda.reset_peak_memory_stats(device)
     block = torch.zeros(250_000_000, device=device)
     del block

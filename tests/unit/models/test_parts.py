@@ -147,16 +147,36 @@ def test_the_second_stage_starts_from_the_first_and_gradient_flows_back() -> Non
     assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in first_decoder)
 
 
-def test_bfloat16_stays_near_float32() -> None:
+def loss_and_gradient(detector: StackedDETR, fast: str) -> tuple[float, Tensor]:
+    """Total loss and flat gradient of one padded batch, on the reference path or on a fast one."""
+    generator = torch.Generator().manual_seed(1)
+    images = [torch.rand(3, 64, 96, generator=generator), torch.rand(3, 96, 64, generator=generator)]
+    torch.manual_seed(2)
+    targets = [target(3, (64, 96), 91), target(2, (96, 64), 91)]
+    layout = torch.channels_last if "channels_last" in fast else torch.contiguous_format
+    detector.to(memory_format=layout)  # type: ignore[call-overload]
+    detector.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16, enabled="bf16" in fast):
+        total = torch.stack(list(detector.loss(images, targets).values())).sum()
+    assert total.dtype == torch.float32
+    total.backward()  # type: ignore[no-untyped-call]
+    return total.item(), torch.cat([p.grad.flatten() for p in detector.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize(
+    ("fast", "loss_bound", "least_cosine"),
+    [("channels_last", 1e-4, 0.9999), ("bf16", 0.02, 0.95), ("bf16 channels_last", 0.02, 0.95)],
+)
+@pytest.mark.parametrize("name", ["sdetr_r50", "detr_r50"])
+def test_fast_paths_stay_near_the_reference_path(name: str, fast: str, loss_bound: float, least_cosine: float) -> None:
     torch.manual_seed(0)
-    detector = build_detector("sdetr_r50", num_classes=91, num_queries=20, dropout=0.0)
+    detector = build_detector(name, num_classes=91, num_queries=20, dropout=0.0)
     assert isinstance(detector, StackedDETR)
-    images, targets = list(torch.rand(2, 3, 64, 96)), [target(3, (64, 96), 91), target(2, (64, 96), 91)]
-    plain = torch.stack(list(detector.loss(images, targets).values())).sum()
-    with torch.autocast("cpu", torch.bfloat16):
-        mixed = torch.stack(list(detector.loss(images, targets).values())).sum()
-    assert mixed.dtype == torch.float32
-    assert mixed.item() == pytest.approx(plain.item(), rel=0.02)
+    plain_loss, plain_gradient = loss_and_gradient(detector, "fp32")
+    loss, gradient = loss_and_gradient(detector, fast)
+    assert loss == pytest.approx(plain_loss, rel=loss_bound)
+    assert torch.cosine_similarity(gradient, plain_gradient, dim=0) > least_cosine
+    assert gradient.norm().item() == pytest.approx(plain_gradient.norm().item(), rel=10 * loss_bound)
 
 
 def test_names_that_do_not_exist_are_answered_with_those_that_do() -> None:
