@@ -249,7 +249,8 @@ def _check_annotations(plan: Plan, dataset_file: Path) -> None:
             path = getattr(split, key)
             if not path.exists():
                 raise UserError(
-                    f"{dataset_file}: {name}.{key}: there is no {path}; correct it there, or coco_root in the suite"
+                    f"{dataset_file}: {name}.{key}: there is no {path}; correct it there, or coco_root in the suite "
+                    "(`sdetr prepare coco --root DIR` downloads COCO 2017)"
                 )
 
 

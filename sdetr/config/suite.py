@@ -86,7 +86,7 @@ class Suite(Config):
     description: Annotated[str, Field(min_length=1)]
     dataset: Name
     coco_root: Path | None = None
-    gpus: NonNegativeInt = Field(description="GPUs that a training or a prediction takes; 0 runs on the CPU")
+    gpus: Literal[0, 1] = Field(description="GPUs that a training or a prediction takes; 0 runs on the CPU")
     threads: PositiveInt = Field(description="CPU threads that a training or a prediction takes")
     workers: NonNegativeInt = Field(description="processes that load images; 0 loads in the training process")
     pretraining: PretrainingConfig | None

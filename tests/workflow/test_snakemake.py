@@ -129,13 +129,14 @@ def test_the_command_line_reaches_the_commands(tree: Tree) -> None:
 
 
 def test_the_gpu_budget_is_read_without_asking(tree: Tree) -> None:
-    outcome = tree.snakemake("--dry-run", "--config", "gpus=4", "--forcerun", "train")
-    assert "gpu=1" in outcome.text, outcome.text
+    outcome = tree.snakemake("--config", "gpus=1", "--forcerun", "tables")
+    assert "Provided resources: gpu=1" in outcome.text, outcome.text
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["--config", "gpus=4"], "error: config/demo.yaml: gpus: input should be 0 or 1 (it is 4)"),
         (["--config", "treads=2"], "error: config/demo.yaml: treads: unknown key; check its spelling or remove it"),
         (
             ["--config", "set={optimizer.lr: 1}"],
