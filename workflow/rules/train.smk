@@ -15,7 +15,8 @@ if SUITE.pretraining is not None:
             LOGS / "pretrain.log",
         benchmark:
             LOGS / "pretrain.tsv"
-        threads: SUITE.threads
+        # Everything else waits for it, so it takes every core.
+        threads: workflow.cores
         resources:
             gpu=SUITE.gpus,
         params:
