@@ -58,7 +58,9 @@ def draw_overview(
     curves.set(xlabel="epoch", ylabel="AP in percent (monitor split)", title="Learning curves, one line per seed")
     for axes in (curves, bars):
         _tidy(axes)
-    bars.legend(frameon=False, fontsize=8)
+    # Room above the bars for the names.
+    bars.set_ylim(top=1.2 * bars.get_ylim()[1])
+    bars.legend(frameon=False, fontsize=8, loc="upper center", ncols=4)
     if curves.get_legend_handles_labels()[0]:
         curves.legend(frameon=False, fontsize=8)
     figure.suptitle("\n".join(textwrap.wrap(title, 130)), fontsize=9)
