@@ -165,7 +165,7 @@ def loss_and_gradient(detector: StackedDETR, fast: str) -> tuple[float, Tensor]:
 
 @pytest.mark.parametrize(
     ("fast", "loss_bound", "least_cosine"),
-    [("channels_last", 1e-4, 0.9999), ("bf16", 0.02, 0.95), ("bf16 channels_last", 0.02, 0.95)],
+    [("channels_last", 1e-4, 0.9999), ("bf16", 0.02, 0.9), ("bf16 channels_last", 0.02, 0.9)],
 )
 @pytest.mark.parametrize("name", ["sdetr_r50", "detr_r50"])
 def test_fast_paths_stay_near_the_reference_path(name: str, fast: str, loss_bound: float, least_cosine: float) -> None:
