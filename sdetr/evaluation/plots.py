@@ -19,6 +19,7 @@ from sdetr.files import atomic_path
 
 # Okabe and Ito's palette, which the colour-blind can tell apart; markers and dashes repeat the distinction in print.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_STARS = ("*", "p", "h", "d", "<", ">", "8")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _SCENES = 6
 _SIZES = {"AP": "all", "APs": "small", "APm": "medium", "APl": "large"}
@@ -42,14 +43,14 @@ def draw_overview(
         out: PNG file.
         title: what was run on what.
         reference_curves: by what to call it, somebody else's log: a CSV with ``epoch`` (counted from 0) and ``AP``.
-        published_csv: the suite's cited rows; each with epochs and AP becomes a star.
+        published_csv: the suite's cited rows; each with epochs and AP becomes a point.
 
     Raises:
         UserError: a file is missing.
     """
     table = _read(detectors_csv)
     runs = list(dict.fromkeys(table["run"]))
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
     curves, bars = figure.subplots(1, 2)
     for directory in directories:
         _draw_curve(curves, directory, runs.index(directory.parent.name))
@@ -58,11 +59,13 @@ def draw_overview(
     curves.set(xlabel="epoch", ylabel="AP in percent (monitor split)", title="Learning curves, one line per seed")
     for axes in (curves, bars):
         _tidy(axes)
-    # Room above the bars for the names.
-    bars.set_ylim(top=1.2 * bars.get_ylim()[1])
-    bars.legend(frameon=False, fontsize=8, loc="upper center", ncols=4)
-    if curves.get_legend_handles_labels()[0]:
-        curves.legend(frameon=False, fontsize=8)
+    # One legend for both: lines where a run has a curve, and bars for the released runs, which have none.
+    names = {
+        label: handle
+        for axes in (bars, curves)
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(names.values(), names.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     figure.suptitle("\n".join(textwrap.wrap(title, 130)), fontsize=9)
     with atomic_path(out) as temporary:
         figure.savefig(temporary, dpi=150, metadata={"Software": None})
@@ -121,10 +124,17 @@ def _draw_references(axes: Axes, curves: Mapping[str, Path], published_csv: Path
     if published_csv is None:
         return
     rows = _read(published_csv).dropna(subset=["epochs", "AP"])
-    for _, row in rows.iterrows():
-        point = (row["epochs"], 100 * row["AP"])
-        axes.plot(*point, marker="*", markersize=9, color="0.2", linestyle="none")
-        axes.annotate(f"{row['model']} (published)", point, xytext=(5, -3), textcoords="offset points", fontsize=6)
+    for number, (_, row) in enumerate(rows.iterrows()):
+        axes.plot(
+            row["epochs"],
+            100 * row["AP"],
+            marker=_STARS[number % len(_STARS)],
+            markersize=9,
+            markeredgecolor="black",
+            color=str(0.25 + 0.6 * number / max(1, len(rows) - 1)),
+            linestyle="none",
+            label=f"{row['model']}, {row['epochs']:.0f} epochs (published)",
+        )
 
 
 def _draw_sizes(axes: Axes, table: pd.DataFrame, runs: list[str]) -> None:

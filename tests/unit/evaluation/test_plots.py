@@ -44,7 +44,7 @@ def test_the_authors_log_and_published_points_lie_where_they_belong(tmp_path: Pa
     assert (log.get_xdata()[0], log.get_xdata()[-1]) == (1, 150)
     assert log.get_ydata()[-1] == pytest.approx(40.53, abs=0.01)
     assert (list(star.get_xdata()), list(star.get_ydata())) == ([500], [42])
-    assert [text.get_text() for text in axes.texts] == ["DETR R50 (published)"]
+    assert star.get_label() == "DETR R50, 500 epochs (published)"
 
 
 def test_pictures_are_written_and_the_same_twice(tmp_path: Path) -> None:
