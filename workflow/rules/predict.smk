@@ -24,9 +24,10 @@ rule predict:
         gpu=SUITE.gpus,
     params:
         sdetr=SDETR,
+        gpus=SUITE.gpus,
         workers=SUITE.workers,
         folder=subpath(output.detections, parent=True),
     shell:
         "{params.sdetr} predict --recipe {input.recipe:q} --dataset {input.dataset:q} --weights {input.weights:q} "
-        "--out {params.folder:q} --threads {threads} --gpus {resources.gpu} --workers {params.workers} "
+        "--out {params.folder:q} --threads {threads} --gpus {params.gpus} --workers {params.workers} "
         "2>&1 | tee -i {log:q}"

@@ -21,13 +21,14 @@ if SUITE.pretraining is not None:
             gpu=SUITE.gpus,
         params:
             sdetr=SDETR,
+            gpus=SUITE.gpus,
             suite=SUITE.suite,
             seed=SUITE.pretraining.seed,
             workers=SUITE.workers,
             folder=BACKBONE.parent,
         shell:
             "{params.sdetr} pretrain --suite {params.suite} --seed {params.seed} --recipe {input.recipe:q} "
-            "--dataset {input.dataset:q} --out {params.folder:q} --threads {threads} --gpus {resources.gpu} "
+            "--dataset {input.dataset:q} --out {params.folder:q} --threads {threads} --gpus {params.gpus} "
             "--workers {params.workers} 2>&1 | tee -i {log:q}"
 
 
@@ -55,6 +56,7 @@ if PLAN.trained:
             gpu=SUITE.gpus,
         params:
             sdetr=SDETR,
+            gpus=SUITE.gpus,
             suite=SUITE.suite,
             recipe=lambda wildcards: SUITE.runs[wildcards.run].recipe,
             workers=SUITE.workers,
@@ -64,4 +66,4 @@ if PLAN.trained:
             "{params.sdetr} train --suite {params.suite} --run {wildcards.run} --seed {wildcards.seed} "
             "--recipe {input.recipe:q} --recipe-name {params.recipe} --dataset {input.dataset:q} "
             "--out {params.folder:q} {params.backbone} "
-            "--threads {threads} --gpus {resources.gpu} --workers {params.workers} 2>&1 | tee -i {log:q}"
+            "--threads {threads} --gpus {params.gpus} --workers {params.workers} 2>&1 | tee -i {log:q}"
