@@ -23,7 +23,7 @@ COPIED = (
     *(f"sdetr/{name}.py" for name in ("__init__", "errors", "files", "suite")),
 )
 LIBRARY = (
-    "sdetr/cli.py",
+    "sdetr/cli/tables.py",
     "sdetr/engine/train.py",
     "sdetr/engine/predict.py",
     "sdetr/models/stacked.py",

@@ -1,0 +1,60 @@
+"""Commands on data sets: prepare, check."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from sdetr.cli.common import Subparsers, add_command
+from sdetr.errors import UserError
+
+
+def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
+    """Add this group's commands."""
+    prepare = add_command(commands, "prepare", _prepare, "draw a synthetic data set, or download COCO 2017")
+    prepare.add_argument("kind", choices=["shapes", "coco"])
+    prepare.add_argument("--dataset", type=Path, help="shapes: data set file (config/datasets/*.yaml)")
+    prepare.add_argument(
+        "--root", type=Path, help="coco: folder that gets annotations, train2017 and val2017 (41 GB while it unpacks)"
+    )
+    prepare.add_argument("--source", help="coco: another address with zips/ and annotations/ below it")
+    prepare.add_argument("--verify", action="store_true", help="coco: only check the copy in --root; download nothing")
+    check = add_command(commands, "check", _check, "check annotations and images of every split of a data set")
+    check.add_argument("--dataset", type=Path, required=True)
+    check.add_argument("--decode", type=int, default=200, help="images of each split to decode in full (default 200)")
+    check.add_argument("--out", type=Path, required=True, help="JSON file for what was counted")
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    if options.kind == "coco":
+        _prepare_coco(options)
+        return
+    from sdetr.config import ShapesDataset, read_dataset
+    from sdetr.data.shapes import draw_dataset
+
+    if options.dataset is None:
+        raise UserError("prepare shapes: --dataset is missing; name a file of config/datasets")
+    dataset = read_dataset(options.dataset)
+    if not isinstance(dataset, ShapesDataset):
+        raise UserError(f"{options.dataset}: kind is {dataset.kind}; only data sets of kind shapes are drawn")
+    draw_dataset(dataset)
+
+
+def _prepare_coco(options: argparse.Namespace) -> None:
+    from sdetr.data.coco_copy import ARCHIVES, COCO_SOURCE, SPLITS, describe_copy, prepare_coco, verify_coco
+    from sdetr.data.download import WAITS
+
+    if options.root is None:
+        raise UserError("prepare coco: --root is missing; name the folder for COCO 2017")
+    if not options.verify:
+        prepare_coco(options.root, options.source or COCO_SOURCE, ARCHIVES, WAITS)
+    for line in describe_copy(options.root, verify_coco(options.root, 200, SPLITS), SPLITS):
+        print(line)
+
+
+def _check(options: argparse.Namespace) -> None:
+    from sdetr.config import read_dataset
+    from sdetr.data.checks import check_dataset
+    from sdetr.files import write_json
+
+    write_json(options.out, check_dataset(read_dataset(options.dataset), options.decode))

@@ -1,0 +1,49 @@
+"""Commands on released weights: fetch, convert."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from sdetr.cli.common import Subparsers, add_command
+
+
+def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
+    """Add this group's commands."""
+    fetch = add_command(
+        commands, "fetch", _fetch, "download released weights; the file appears only if its checksum is right"
+    )
+    fetch.add_argument("address")
+    fetch.add_argument("--sha256", required=True, help="SHA-256 of the file, or its first characters")
+    convert = add_command(
+        commands, "convert", _convert, "make released weights a run, which is then predicted and scored"
+    )
+    convert.add_argument("--released", type=Path, required=True, help="what the suite says of the weights, as YAML")
+    convert.add_argument("--weights", type=Path, required=True, help="the released file")
+    for name in ("suite", "run", "recipe-name"):
+        convert.add_argument(f"--{name}", required=True)
+    for name in ("recipe", "dataset"):
+        convert.add_argument(f"--{name}", type=Path, required=True)
+    for parser in (fetch, convert):
+        parser.add_argument("--out", type=Path, required=True)
+
+
+def _fetch(options: argparse.Namespace) -> None:
+    from sdetr.released import fetch
+
+    fetch(options.address, options.sha256, options.out)
+
+
+def _convert(options: argparse.Namespace) -> None:
+    from sdetr.config import ReleasedConfig, parse, read_dataset, read_recipe, read_yaml
+    from sdetr.jobs import RunIdentity
+    from sdetr.released import convert_run
+
+    convert_run(
+        read_recipe(options.recipe),
+        read_dataset(options.dataset),
+        parse(ReleasedConfig, read_yaml(options.released), options.released),
+        options.weights,
+        RunIdentity(options.suite, options.run, options.recipe_name, seed=0),
+        options.out,
+    )

@@ -1,0 +1,81 @@
+"""Commands on finished runs: evaluate, tables, figures, show."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from sdetr.cli.common import Subparsers, add_command
+
+
+def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
+    """Add this group's commands."""
+    evaluate = add_command(commands, "evaluate", _evaluate, "score a COCO results file: the 12 COCO metrics")
+    evaluate.add_argument("--annotations", type=Path, required=True)
+    evaluate.add_argument("--detections", type=Path, required=True)
+    evaluate.add_argument("--out", type=Path, required=True)
+    tables = add_command(commands, "tables", _tables, "collect finished runs into detectors.csv and summary.csv")
+    tables.add_argument("directories", type=Path, nargs="+", metavar="SEED_FOLDER")
+    tables.add_argument("--out", type=Path, required=True)
+    tables.add_argument("--published", type=Path, help="numbers to cite: also writes published.csv and agreement.csv")
+    figures = add_command(
+        commands, "figures", _figures, "draw learning curves, AP by object size, and scenes of the data"
+    )
+    figures.add_argument("directories", type=Path, nargs="*", metavar="SEED_FOLDER", help="runs that were trained")
+    figures.add_argument("--out", type=Path, required=True, help="folder of the suite")
+    figures.add_argument("--title", required=True)
+    figures.add_argument("--dataset", type=Path, required=True)
+    figures.add_argument("--published", type=Path, help="published.csv of the suite")
+    figures.add_argument("--reference", nargs=2, action="append", default=[], metavar=("LABEL", "CSV"))
+    show = add_command(commands, "show", _show, "print the table of a suite and where its files are")
+    show.add_argument("results", type=Path)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from sdetr.evaluation.coco_metrics import evaluate, image_count
+    from sdetr.files import write_json
+
+    metrics = evaluate(options.annotations, options.detections)
+    write_json(
+        options.out,
+        {
+            "annotations": str(options.annotations),
+            "detections": str(options.detections),
+            "images": image_count(options.annotations),
+            "metrics": metrics,
+        },
+    )
+
+
+def _tables(options: argparse.Namespace) -> None:
+    from sdetr.evaluation.published import write_published
+    from sdetr.evaluation.tables import write_tables
+
+    write_tables(options.directories, options.out)
+    if options.published is not None:
+        write_published(options.published, options.out)
+
+
+def _figures(options: argparse.Namespace) -> None:
+    from sdetr.config import read_dataset
+    from sdetr.evaluation.plots import draw_overview, draw_scenes
+
+    references = {label: Path(file) for label, file in options.reference}
+    overview = options.out / "figures/overview.png"
+    table = options.out / "detectors.csv"
+    draw_overview(table, options.directories, overview, options.title, references, options.published)
+    dataset = read_dataset(options.dataset)
+    val = dataset.split("val")
+    draw_scenes(val.annotations, val.images, options.out / "figures/scenes.png", f"{dataset.name}: val split")
+
+
+def _show(options: argparse.Namespace) -> None:
+    from sdetr.evaluation.published import format_agreement
+    from sdetr.evaluation.tables import format_table
+
+    detectors, summary = options.results / "detectors.csv", options.results / "summary.csv"
+    print(format_table(detectors, summary))
+    if (agreement := options.results / "agreement.csv").is_file():
+        print(f"\nagainst published numbers, in percent; sources in {agreement}\n{format_agreement(agreement)}")
+    print(f"\ntables   {detectors}  {summary}\nfigures  {options.results / 'figures'}")
+    print(f"columns  results/README.md\nruns     {options.results / 'runs'}")
