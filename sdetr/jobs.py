@@ -47,11 +47,11 @@ class Job:
 
 @dataclass(frozen=True)
 class RunIdentity:
-    """What the tables call a run."""
+    """What the tables call a run; ``recipe`` is None where there is none."""
 
     suite: str
     run: str
-    recipe: str
+    recipe: str | None
     seed: int
 
 
@@ -92,6 +92,7 @@ def train_run(job: Job, identity: RunIdentity, backbone_weights: Path | None) ->
             **asdict(identity),
             "model": job.recipe.model,
             "origin": "trained_here",
+            "source": job.recipe.source,
             "epochs": round(result.epochs, 4),
             "steps": result.steps,
             "batch_size": job.recipe.training.batch_size,

@@ -80,7 +80,7 @@ def workloads(plan: Plan) -> list[Workload]:
     """Everything that a suite trains or evaluates, the backbone first."""
     found = [
         Workload(run, plan.recipes[run], entry.seeds, "train" if entry.released is None else None)
-        for run, entry in plan.suite.runs.items()
+        for run, entry in plan.runs.items()
     ]
     if plan.pretraining is not None and plan.suite.pretraining is not None:
         found.insert(0, Workload(PRETRAINING, plan.pretraining, (plan.suite.pretraining.seed,), "pretraining"))

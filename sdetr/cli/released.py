@@ -1,4 +1,4 @@
-"""Commands on released weights: fetch, convert."""
+"""Commands on what others made: fetch and convert released weights, adopt results files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,15 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
         convert.add_argument(f"--{name}", required=True)
     for name in ("recipe", "dataset"):
         convert.add_argument(f"--{name}", type=Path, required=True)
-    for parser in (fetch, convert):
+    adopt = add_command(
+        commands, "adopt", _adopt, "make a COCO results file of any program a run, which is then scored"
+    )
+    adopt.add_argument("--results-file", type=Path, required=True, help="what the suite says of the file, as YAML")
+    adopt.add_argument("--annotations", type=Path, required=True)
+    adopt.add_argument("--suite", required=True)
+    adopt.add_argument("--run", required=True)
+    adopt.add_argument("--seed", type=int, required=True)
+    for parser in (fetch, convert, adopt):
         parser.add_argument("--out", type=Path, required=True)
 
 
@@ -45,5 +53,18 @@ def _convert(options: argparse.Namespace) -> None:
         parse(ReleasedConfig, read_yaml(options.released), options.released),
         options.weights,
         RunIdentity(options.suite, options.run, options.recipe_name, seed=0),
+        options.out,
+    )
+
+
+def _adopt(options: argparse.Namespace) -> None:
+    from sdetr.adopted import adopt_results
+    from sdetr.config import ResultsFileConfig, parse, read_yaml
+    from sdetr.jobs import RunIdentity
+
+    adopt_results(
+        parse(ResultsFileConfig, read_yaml(options.results_file), options.results_file),
+        options.annotations,
+        RunIdentity(options.suite, options.run, None, options.seed),
         options.out,
     )

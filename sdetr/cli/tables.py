@@ -32,7 +32,7 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from sdetr.evaluation.coco_metrics import evaluate, image_count
+    from sdetr.evaluation.coco_metrics import annotation_ids, evaluate
     from sdetr.files import write_json
 
     metrics = evaluate(options.annotations, options.detections)
@@ -41,7 +41,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         {
             "annotations": str(options.annotations),
             "detections": str(options.detections),
-            "images": image_count(options.annotations),
+            "images": len(annotation_ids(options.annotations)[0]),
             "metrics": metrics,
         },
     )

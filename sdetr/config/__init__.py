@@ -34,9 +34,21 @@ from sdetr.config.recipe import (
     TrainTransforms,
     Transforms,
 )
-from sdetr.config.suite import ComparisonConfig, PretrainingConfig, PublishedMetric, ReleasedConfig, RunConfig, Suite
+from sdetr.config.suite import (
+    AblationConfig,
+    AnyRun,
+    ComparisonConfig,
+    PretrainingConfig,
+    PublishedMetric,
+    ReleasedConfig,
+    ResultsFileConfig,
+    RunConfig,
+    Suite,
+)
 
 __all__ = [
+    "AblationConfig",
+    "AnyRun",
     "BackboneConfig",
     "CocoDataset",
     "Comparison",
@@ -56,6 +68,7 @@ __all__ = [
     "Recipe",
     "ReleasedConfig",
     "Resize",
+    "ResultsFileConfig",
     "RunConfig",
     "SetLossConfig",
     "ShapesDataset",

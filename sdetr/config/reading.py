@@ -49,7 +49,22 @@ def parse(model: type[Model], content: Mapping[str, Any], where: str | Path) -> 
 
 # Pydantic puts the chosen member of a union into an error's place; a reader of the YAML knows no such key.
 _UNION_TAGS = frozenset(
-    ("stacked_detr", "torchvision_faster_rcnn", "custom", "step", "cosine", "coco", "shapes", "ShortestSide", "Square")
+    (
+        "stacked_detr",
+        "torchvision_faster_rcnn",
+        "detectron2_faster_rcnn",
+        "custom",
+        "step",
+        "step_count",
+        "cosine",
+        "coco",
+        "shapes",
+        "ShortestSide",
+        "Square",
+        "a recipe",
+        "an ablation",
+        "a results file",
+    )
 )
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Discriminator, Field, PositiveInt, Tag, model_validator
 
 from sdetr.config.base import Config, Name, NonNegativeFloat, NonNegativeInt, PositiveFloat
 
@@ -61,22 +62,82 @@ class ComparisonConfig(Config):
     )
 
 
+Seeds = Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)]
+
+
+def _check_seeds(seeds: tuple[int, ...]) -> None:
+    if len(set(seeds)) < len(seeds):
+        raise ValueError("seeds: a seed is listed twice")
+
+
 class RunConfig(Config):
-    """One row of the tables per seed: a recipe, and dotted keys of it that this run sets otherwise."""
+    """A row of the tables per seed: a recipe, and dotted keys of it that this run sets otherwise."""
 
     recipe: Name
-    seeds: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)]
+    seeds: Seeds
     set: dict[str, Any] = Field(default_factory=dict)
     released: ReleasedConfig | None = Field(default=None, description="weights to evaluate instead of training")
     published: ComparisonConfig | None = Field(default=None, description="the published numbers of this run")
 
     @model_validator(mode="after")
     def _seeds_differ(self) -> RunConfig:
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError("seeds: a seed is listed twice")
+        _check_seeds(self.seeds)
         if self.released is not None and self.seeds != (0,):
             raise ValueError("seeds: released weights have no seed of ours; write [0]")
         return self
+
+
+class AblationConfig(Config):
+    """Another run of the suite with some keys set otherwise: it has the base's recipe, and a row of ablations.csv."""
+
+    base: Name
+    set: Annotated[dict[str, Any], Field(min_length=1)] = Field(
+        description="dotted recipe keys; they come on top of those that the base sets"
+    )
+    seeds: Seeds | None = Field(default=None, description="null: the seeds of the base")
+
+    @model_validator(mode="after")
+    def _seeds_differ(self) -> AblationConfig:
+        _check_seeds(self.seeds or ())
+        return self
+
+
+class ResultsFileConfig(Config):
+    """A COCO results file that any other program made: it is scored as every run is, and nothing else."""
+
+    results_file: Annotated[str, Field(min_length=1)] = Field(
+        description="path; with more than one seed, `{seed}` stands for the seed"
+    )
+    model: Annotated[str, Field(min_length=1, description="the name that tables and figures show")]
+    source: Annotated[str, Field(min_length=1, description="the program, its version, its configuration, its training")]
+    seeds: Seeds = (0,)
+    epochs: PositiveInt | None = Field(default=None, description="that the detector was trained for, if known")
+    eval_batch_size: PositiveInt | None = Field(default=None, description="images per batch when it detected, if known")
+    published: ComparisonConfig | None = Field(default=None, description="the published numbers of this run")
+
+    @model_validator(mode="after")
+    def _a_file_per_seed(self) -> ResultsFileConfig:
+        _check_seeds(self.seeds)
+        if len(self.seeds) > 1 and "{seed}" not in self.results_file:
+            raise ValueError("results_file: several seeds need several files; write {seed} where their names differ")
+        return self
+
+    def file_of(self, seed: int) -> Path:
+        """The results file of a seed."""
+        return Path(self.results_file.replace("{seed}", str(seed)))
+
+
+def _run_kind(value: Any) -> str:
+    keys = value if isinstance(value, Mapping) else vars(value)
+    return "an ablation" if "base" in keys else "a results file" if "results_file" in keys else "a recipe"
+
+
+AnyRun = Annotated[
+    Annotated[RunConfig, Tag("a recipe")]
+    | Annotated[AblationConfig, Tag("an ablation")]
+    | Annotated[ResultsFileConfig, Tag("a results file")],
+    Discriminator(_run_kind),
+]
 
 
 class Suite(Config):
@@ -100,4 +161,4 @@ class Suite(Config):
     reference_curves: dict[str, Path] = Field(
         default_factory=dict, description="logs of others to draw beside the learning curves, by what to call them"
     )
-    runs: Annotated[dict[Name, RunConfig], Field(min_length=1)]
+    runs: Annotated[dict[Name, AnyRun], Field(min_length=1)]

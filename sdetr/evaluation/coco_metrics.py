@@ -34,7 +34,7 @@ def evaluate(annotations: Path | str, results: Path | str) -> dict[str, float]:
     Raises:
         UserError: a file that is missing, broken or inconsistent; it names the file and the entry.
     """
-    ground_truth = _read_annotations(Path(annotations))
+    ground_truth = read_annotations(Path(annotations))
     image_ids = [image["id"] for image in ground_truth["images"]]
     category_ids = [category["id"] for category in ground_truth["categories"]]
     detections = [
@@ -53,21 +53,26 @@ def evaluate(annotations: Path | str, results: Path | str) -> dict[str, float]:
     return {name: float(value) for name, value in zip(METRICS, evaluation.stats, strict=True)}
 
 
-def image_count(annotations: Path | str) -> int:
-    """Number of images that `evaluate` scores with this annotation file: all of them.
+def annotation_ids(annotations: Path | str) -> tuple[list[int], list[int]]:
+    """Ids of the images and of the categories that `evaluate` scores with this annotation file: all of them.
 
     Raises:
         UserError: a file that is missing, broken or inconsistent.
     """
-    return len(_read_annotations(Path(annotations))["images"])
+    content = read_annotations(Path(annotations))
+    return [image["id"] for image in content["images"]], [category["id"] for category in content["categories"]]
 
 
 def _silent(*_: object) -> None:
     return None
 
 
-def _read_annotations(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """Images, categories and objects, checked and reduced to what scoring needs; objects are numbered from 1."""
+def read_annotations(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """Images, categories and objects, checked and reduced to what scoring needs; objects are numbered from 1.
+
+    Raises:
+        UserError: a file that is missing, broken or inconsistent.
+    """
     content = read_json(path)
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}; a COCO annotation file is an object with images")

@@ -22,7 +22,7 @@ COST = (
     "peak_memory_gb",
     "train_minutes",
 )
-PROVENANCE = ("device", "git_commit", "recipe_sha256", "weights_sha256")
+PROVENANCE = ("device", "git_commit", "recipe_sha256", "weights_sha256", "source")
 TRAINING = ("epochs", "steps", "batch_size")
 COLUMNS = (*IDENTITY, *TRAINING, "eval_batch_size", "eval_precision", "precision", *METRICS, *COST, *PROVENANCE)
 SUMMARY_COLUMNS = (

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from sdetr.config import Published, ReleasedConfig, dump_yaml, parse, read_recipe, read_yaml
+from sdetr.config import Published, ReleasedConfig, StackedDETRConfig, dump_yaml, parse, read_recipe, read_yaml
 from sdetr.errors import UserError
-from sdetr.suite import Plan, load_suite, write, write_schemas
+from sdetr.suite import Plan, load_suite, loading, write, write_schemas
 from tests.workflow.conftest import DATASET, PRETRAINER, RECIPE, SUITE, Tree
 
 COCO = {
@@ -183,7 +183,7 @@ def test_released_runs_are_told_from_trained_ones(root: Path) -> None:
 def test_runs_wait_for_the_file_that_the_user_names(root: Path) -> None:
     changes: dict[str, Any] = {"runs": mixed(weights="theirs", sha256=None), "weights_files": {"theirs": None}}
     plan = load(root, **changes)
-    assert list(plan.suite.runs) == list(plan.recipes) == ["one"]
+    assert list(plan.runs) == list(plan.recipes) == ["one"]
     assert plan.left_out == {
         "theirs": "runs of theirs are left out until its file is named: get it at a shop, "
         "and add 'weights_files={theirs: FILE}' to --config"
@@ -232,3 +232,66 @@ def test_schemas_are_written_once(tmp_path: Path) -> None:
 def test_reading_a_suite_imports_no_torch() -> None:
     program = "import sys, sdetr.suite; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_an_ablation_is_its_base_with_other_keys(root: Path) -> None:
+    base = {"recipe": "first", "seeds": [0, 1], "set": {"training.epochs": 7, "optimizer.weight_decay": 0.5}}
+    wider = {"base": "one", "set": {"detector.queries": 9}}
+    deeper = {"base": "wider", "seeds": [4], "set": {"training.epochs": 8}}
+    plan = load(root, runs={"deeper": deeper, "wider": wider, "one": base})
+    assert plan.seeds == {"deeper": (4,), "wider": (0, 1), "one": (0, 1)}
+    said = {name: (r.training.epochs, r.optimizer.weight_decay, r.detector.queries) for name, r in plan.recipes.items()}  # type: ignore[union-attr]
+    assert said == {"one": (7, 0.5, 4), "wider": (7, 0.5, 9), "deeper": (8, 0.5, 9)}
+    assert (plan.ablations["deeper"].base, dict(plan.ablations["deeper"].set)) == ("wider", {"training.epochs": 8})
+    assert set(plan.ablations) == {"wider", "deeper"}
+    assert plan.trained == ("deeper", "wider", "one")
+
+
+@pytest.mark.parametrize(
+    ("ablation", "message"),
+    [
+        (
+            {"base": "two", "set": {"training.epochs": 1}},
+            r"changed\.base: there is no run two; the suite has one",
+        ),
+        (
+            {"base": "changed", "set": {"training.epochs": 1}},
+            r"changed\.base: changed is based on changed itself",
+        ),
+        ({"base": "one", "set": {"training.epoch": 1}}, r"runs\.changed: set\.training\.epoch: the recipe has no"),
+        ({"base": "one", "set": {}}, r"runs\.changed\.set: dictionary should have at least 1 item"),
+        ({"base": "one"}, r"runs\.changed\.set: is missing"),
+        ({"base": "one", "recipe": "first", "set": {"training.epochs": 1}}, r"runs\.changed\.recipe: unknown key"),
+        ({"base": "theirs", "set": {"training.epochs": 1}}, "theirs is a results file, which has no recipe to change"),
+    ],
+)
+def test_an_ablation_that_cannot_be_is_refused(root: Path, ablation: dict[str, Any], message: str) -> None:
+    (root / "theirs.json").write_text("[]")
+    theirs = {"results_file": "theirs.json", "model": "Theirs", "source": "a program"}
+    with pytest.raises(UserError, match=message):
+        load(root, runs={**one_run(), "theirs": theirs, "changed": ablation})
+
+
+def test_a_results_file_is_a_run(root: Path) -> None:
+    theirs = {"results_file": "theirs.json", "model": "Theirs", "source": "a program"}
+    with pytest.raises(UserError, match=r"runs\.theirs: results_file: there is no file theirs\.json"):
+        load(root, runs={"theirs": theirs})
+    (root / "theirs.json").write_text("[]")
+    plan = load(root, runs={"theirs": theirs}, pretraining=None)
+    assert (plan.seeds, plan.trained, plan.recipes) == ({"theirs": (0,)}, (), {})
+
+
+def test_a_run_whose_package_is_missing_is_left_out_with_its_ablations(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = loading.importlib.util.find_spec
+    monkeypatch.setattr(loading.importlib.util, "find_spec", lambda name: None if name == "rare" else real(name))
+    monkeypatch.setattr(
+        StackedDETRConfig, "needs", property(lambda self: "rare" if self.queries > 4 else None), raising=False
+    )
+    plan = load(root, runs={**one_run(), "changed": {"base": "one", "set": {"detector.queries": 5}}})
+    assert set(plan.runs) == set(plan.recipes) == {"one"}
+    assert plan.ablations == {}
+    assert "runs that need rare are left out, as it is not installed: changed" in plan.left_out["changed"]
+    with pytest.raises(UserError, match="nothing is left to do; runs that need rare"):
+        load(root, runs=one_run(**{"detector.queries": 5}))

@@ -20,7 +20,8 @@ COPIED = (
     "workflow",
     "profiles",
     "sdetr/config",
-    *(f"sdetr/{name}.py" for name in ("__init__", "errors", "files", "suite")),
+    "sdetr/suite",
+    *(f"sdetr/{name}.py" for name in ("__init__", "errors", "files")),
 )
 LIBRARY = (
     "sdetr/cli/tables.py",
@@ -56,6 +57,11 @@ RECIPE: dict[str, Any] = {
         "queries": 4,
         "dropout": 0.0,
         "norm": "pre",
+        "hand_over": None,
+        "prediction_heads": None,
+        "query_embedding": None,
+        "encoder_block": "sequential",
+        "attention": "fused",
         "position_temperature": 20,
         "loss": {
             "class_weight": 1,

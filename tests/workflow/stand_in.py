@@ -15,6 +15,7 @@ WRITES = {
     "pretrain": ("backbone.pt",),
     "train": ("weights.pt", "train.json", "train.csv"),
     "convert": ("weights.pt", "train.json"),
+    "adopt": ("detections.json", "predict.json", "train.json"),
     "predict": ("detections.json", "predict.json"),
     "tables": ("detectors.csv", "summary.csv"),
     "figures": ("figures/overview.png", "figures/scenes.png"),

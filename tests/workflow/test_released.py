@@ -113,3 +113,21 @@ def test_the_linter_finds_nothing_else_in_the_rules_of_released_weights(tree: Tr
     suite(tree, {"theirs": run()})
     found = re.findall(r"^    \* (.+):$", tree.snakemake("--lint").text, flags=re.MULTILINE)
     assert set(found) == ACCEPTED
+
+
+def test_a_results_file_of_another_program_joins_the_tables(tree: Tree) -> None:
+    (tree.root / "seed 5.json").write_text("[]")
+    theirs = {"results_file": "seed {seed}.json", "model": "Theirs", "source": "a program", "seeds": [5]}
+    suite(tree, {"theirs": theirs})
+    assert tree.plan() == {"adopt theirs seed5", "evaluate theirs seed5", "tables", "figures"}
+    assert tree.snakemake().code == 0
+    assert tree.plan() == set()
+    (tree.root / "seed 5.json").touch()
+    assert "adopt theirs seed5" in tree.plan()
+
+
+def test_a_suite_of_results_files_alone_needs_no_training(tree: Tree) -> None:
+    (tree.root / "theirs.json").write_text("[]")
+    runs = {"theirs": {"results_file": "theirs.json", "model": "Theirs", "source": "a program"}}
+    tree.write("config/demo.yaml", {**SUITE, "suite": "other", "runs": runs, "pretraining": None})
+    assert tree.plan() == {"adopt theirs seed0", "evaluate theirs seed0", "tables", "figures"}

@@ -43,7 +43,7 @@ def one_of(names):
 
 
 wildcard_constraints:
-    run=one_of(SUITE.runs),
+    run=one_of(PLAN.seeds),
     seed=r"\d+",
 
 
@@ -58,12 +58,12 @@ def code(*patterns):
     return sorted(str(path) for pattern in patterns for path in ROOT.glob(pattern))
 
 
-def of_every_seed(name, runs=SUITE.runs):
+def of_every_seed(name, runs=PLAN.seeds):
     """One file of each run and seed of the suite."""
     return [
         f"{RESULTS}/runs/{run}/seed{seed}/{name}"
         for run in runs
-        for seed in SUITE.runs[run].seeds
+        for seed in PLAN.seeds[run]
     ]
 
 

@@ -39,7 +39,7 @@ if PLAN.released:
         params:
             sdetr=SDETR,
             suite=SUITE.suite,
-            recipe=lambda wildcards: SUITE.runs[wildcards.run].recipe,
+            recipe=lambda wildcards: PLAN.runs[wildcards.run].recipe,
             folder=subpath(output.weights, parent=True),
         shell:
             "{params.sdetr} convert --suite {params.suite} --run {wildcards.run} --released {input.released:q} "

@@ -58,7 +58,7 @@ if PLAN.trained:
             sdetr=SDETR,
             gpus=SUITE.gpus,
             suite=SUITE.suite,
-            recipe=lambda wildcards: SUITE.runs[wildcards.run].recipe,
+            recipe=lambda wildcards: PLAN.runs[wildcards.run].recipe,
             workers=SUITE.workers,
             backbone=backbone_option,
             folder=subpath(output.weights, parent=True),

@@ -30,6 +30,7 @@ TRAIN = {
     "git_commit": "0123abc",
     "recipe_sha256": "1" * 64,
     "weights_sha256": "2" * 64,
+    "source": "a paper",
 }
 PREDICT = {
     "eval_batch_size": 1,
@@ -62,7 +63,7 @@ def test_columns_are_the_fixed_ones_in_their_order(tmp_path: Path) -> None:
     assert (tmp_path / "detectors.csv").read_text().splitlines()[0] == (
         "suite,run,model,recipe,seed,origin,epochs,steps,batch_size,eval_batch_size,eval_precision,precision,"
         "AP,AP50,AP75,APs,APm,APl,AR1,AR10,AR100,ARs,ARm,ARl,trainable_parameters,gflops,images_per_second_train,images_per_second_infer,"
-        "peak_memory_gb,train_minutes,device,git_commit,recipe_sha256,weights_sha256"
+        "peak_memory_gb,train_minutes,device,git_commit,recipe_sha256,weights_sha256,source"
     )
     assert list(summary.columns)[:7] == ["suite", "run", "model", "origin", "n", "AP_mean", "AP_std"]
     assert list(summary.columns) == list(SUMMARY_COLUMNS)

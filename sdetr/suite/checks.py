@@ -1,0 +1,90 @@
+"""What must hold of a plan before anything starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sdetr.config import ReleasedConfig, ShapesDataset
+from sdetr.errors import UserError
+from sdetr.suite.plan import PRETRAINING, Plan
+
+BUILT_IN_WEIGHTS = ("none", "imagenet", "suite")
+
+
+def check_plan(plan: Plan, dataset_file: Path, where: str) -> None:
+    """Refuse a plan that could not run to its end.
+
+    Raises:
+        UserError: a file that is not there, or names that contradict each other.
+    """
+    _check_annotations(plan, dataset_file)
+    _check_pretraining(plan, where)
+    _check_backbone_files(plan, where)
+    _check_released(plan, where)
+    _check_results_files(plan, where)
+
+
+def _check_results_files(plan: Plan, where: str) -> None:
+    for run, external in plan.results_files.items():
+        for seed in external.seeds:
+            if not external.file_of(seed).is_file():
+                raise UserError(
+                    f"{where}: runs.{run}: results_file: there is no file {external.file_of(seed)}; correct the path, "
+                    "or remove the run"
+                )
+
+
+def _check_released(plan: Plan, where: str) -> None:
+    sources: dict[Path, ReleasedConfig] = {}
+    for run, released in plan.released.items():
+        file = plan.released_file(run)
+        if not released.is_address and not file.is_file():
+            raise UserError(
+                f"{where}: runs.{run}: released.weights: there is no file {file}; get it at {released.obtain}"
+            )
+        first = sources.setdefault(file, released)
+        if (first.weights, first.sha256) != (released.weights, released.sha256):
+            raise UserError(
+                f"{where}: runs.{run}: released.weights: {file.name} is also the name of another file of this suite, "
+                f"{first.weights}; download one of them yourself and give its path"
+            )
+
+
+def _check_annotations(plan: Plan, dataset_file: Path) -> None:
+    if isinstance(plan.dataset, ShapesDataset):
+        return
+    # Nothing but the validation images is needed where nothing is trained.
+    needed = plan.splits if plan.trained else {"val": plan.splits["val"]}
+    for name, split in needed.items():
+        for key in ("annotations", "images"):
+            path = getattr(split, key)
+            if not path.exists():
+                raise UserError(
+                    f"{dataset_file}: {name}.{key}: there is no {path}; correct it there, or coco_root in the suite "
+                    "(`sdetr prepare coco --root DIR` downloads COCO 2017)"
+                )
+
+
+def _check_pretraining(plan: Plan, where: str) -> None:
+    if PRETRAINING in plan.recipes:
+        raise UserError(f"{where}: runs.{PRETRAINING}: this name is the backbone's own; give the run another")
+    if plan.pretraining is not None and not isinstance(plan.dataset, ShapesDataset):
+        raise UserError(
+            f"{where}: pretraining: data set {plan.dataset.name} has no pretraining split; set pretraining to null"
+        )
+    for run in plan.trained:
+        if plan.backbone_weights(run) == "suite" and plan.pretraining is None:
+            raise UserError(
+                f"{where}: runs.{run}: detector.backbone.weights is suite, but the suite's pretraining is null; "
+                "name a pretraining recipe or choose other weights"
+            )
+
+
+def _check_backbone_files(plan: Plan, where: str) -> None:
+    for run in plan.trained:
+        weights = plan.backbone_weights(run)
+        if weights not in BUILT_IN_WEIGHTS and not Path(weights).is_file():
+            raise UserError(
+                f"{where}: runs.{run}: detector.backbone.weights: there is no file {weights}; "
+                f"give an existing file or one of {', '.join(BUILT_IN_WEIGHTS)}"
+            )

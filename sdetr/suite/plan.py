@@ -1,0 +1,95 @@
+"""What a suite comes to once everything that it names is resolved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sdetr.config import (
+    CocoDataset,
+    Published,
+    Recipe,
+    ReleasedConfig,
+    ResultsFileConfig,
+    RunConfig,
+    ShapesDataset,
+    SplitPaths,
+    Suite,
+)
+
+PRETRAINING = "pretraining"
+WEIGHTS = Path("data/weights")
+"""Where released weights are kept that were downloaded; suites share it."""
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A run that is another run of the suite with some keys set otherwise; ``set`` lists only these."""
+
+    base: str
+    set: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A suite with its data set and everything that its runs name, resolved.
+
+    Attributes:
+        suite: as the user wrote it.
+        dataset: of all runs.
+        pretraining: the resolved recipe that makes the suite's backbone, if the suite has one.
+        runs: the runs that have a recipe, in the suite's order; ablations among them are written out.
+        recipes: the resolved recipe of each of these.
+        ablations: which of these are ablations, and of what.
+        results_files: the runs whose detections another program made.
+        published: the published numbers that are cited or held against runs.
+        left_out: why a run of the suite is in none of the above, by run.
+        results: folder of the suite.
+    """
+
+    suite: Suite
+    dataset: CocoDataset | ShapesDataset
+    pretraining: Recipe | None
+    runs: Mapping[str, RunConfig]
+    recipes: Mapping[str, Recipe]
+    ablations: Mapping[str, Ablation]
+    results_files: Mapping[str, ResultsFileConfig]
+    published: Published
+    left_out: Mapping[str, str]
+    results: Path
+
+    @property
+    def seeds(self) -> dict[str, tuple[int, ...]]:
+        """The seeds of every run, in the suite's order."""
+        rows: dict[str, RunConfig | ResultsFileConfig] = {**self.runs, **self.results_files}
+        return {name: rows[name].seeds for name in self.suite.runs if name in rows}
+
+    @property
+    def splits(self) -> dict[str, SplitPaths]:
+        """Every split of the data set by name, with paths joined to the root."""
+        splits = {name: self.dataset.split(name) for name in ("train", "val", "monitor")}
+        if isinstance(self.dataset, ShapesDataset):
+            splits["pretraining"] = self.dataset.split("pretraining")
+        return splits
+
+    @property
+    def released(self) -> dict[str, ReleasedConfig]:
+        """The runs that evaluate weights of others."""
+        return {name: run.released for name, run in self.runs.items() if run.released is not None}
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The runs that are trained."""
+        return tuple(name for name, run in self.runs.items() if run.released is None)
+
+    def released_file(self, run: str) -> Path:
+        """Where the weights of a released run lie, or will lie when they are downloaded."""
+        released = self.released[run]
+        return WEIGHTS / released.file_name if released.is_address else Path(released.weights)
+
+    def backbone_weights(self, run: str) -> str:
+        """Where a run's backbone starts: ``none``, ``imagenet``, ``suite`` or a file, as its recipe says."""
+        backbone = getattr(self.recipes[run].detector, "backbone", None)
+        return "none" if backbone is None else str(backbone.weights)

@@ -1,0 +1,51 @@
+"""Files that a plan writes: what jobs depend on, and schemas for editors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from sdetr.config import DatasetConfig, Recipe, ShapesDataset, Suite, dump_yaml
+from sdetr.files import write_if_changed
+from sdetr.suite.plan import Plan
+
+
+def write(plan: Plan) -> None:
+    """Write the files that jobs depend on; a file whose content is the same keeps its modification time.
+
+    A synthetic data set's own copy lies beside its images, not in the suite: suites that share the data
+    set then share the drawing, and neither makes the other draw again.
+    """
+    data = dump_yaml(plan.dataset)
+    write_if_changed(plan.results / "dataset.yaml", data)
+    if isinstance(plan.dataset, ShapesDataset):
+        write_if_changed(plan.dataset.root / "dataset.yaml", data)
+    if plan.suite.pretraining is not None and plan.pretraining is not None:
+        write_if_changed(plan.results / "runs/pretraining/pretraining.yaml", dump_yaml(plan.suite.pretraining))
+        write_if_changed(plan.results / "runs/pretraining/recipe.yaml", dump_yaml(plan.pretraining))
+    for run, recipe in plan.recipes.items():
+        write_if_changed(plan.results / "runs" / run / "recipe.yaml", dump_yaml(recipe))
+    for run, released in plan.released.items():
+        write_if_changed(plan.results / "runs" / run / "released.yaml", dump_yaml(released))
+    for run, external in plan.results_files.items():
+        write_if_changed(plan.results / "runs" / run / "results_file.yaml", dump_yaml(external))
+    if plan.published.cited:
+        write_if_changed(plan.results / "published.yaml", dump_yaml(plan.published))
+
+
+def write_schemas(folder: Path) -> None:
+    """Write the JSON schemas of suites, recipes and data sets, which editors use to complete and check a file."""
+    for name, schema in schemas().items():
+        write_if_changed(folder / f"{name}.schema.json", json.dumps(schema, indent=1) + "\n")
+
+
+def schemas() -> dict[str, dict[str, Any]]:
+    """JSON schemas by name, made from the models."""
+    return {
+        "suite": Suite.model_json_schema(),
+        "recipe": Recipe.model_json_schema(),
+        "dataset": TypeAdapter[Any](DatasetConfig).json_schema(),
+    }
