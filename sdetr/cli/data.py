@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sdetr.cli.common import Subparsers, add_command
+from sdetr.cli.common import Subparsers, add_command, positive
 from sdetr.errors import UserError
 
 
@@ -14,6 +14,7 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
     prepare = add_command(commands, "prepare", _prepare, "draw a synthetic data set, or download COCO 2017")
     prepare.add_argument("kind", choices=["shapes", "coco"])
     prepare.add_argument("--dataset", type=Path, help="shapes: data set file (config/datasets/*.yaml)")
+    prepare.add_argument("--processes", type=positive, default=1, help="shapes: how many draw at once (default 1)")
     prepare.add_argument(
         "--root", type=Path, help="coco: folder that gets annotations, train2017 and val2017 (41 GB while it unpacks)"
     )
@@ -37,7 +38,7 @@ def _prepare(options: argparse.Namespace) -> None:
     dataset = read_dataset(options.dataset)
     if not isinstance(dataset, ShapesDataset):
         raise UserError(f"{options.dataset}: kind is {dataset.kind}; only data sets of kind shapes are drawn")
-    draw_dataset(dataset)
+    draw_dataset(dataset, options.processes)
 
 
 def _prepare_coco(options: argparse.Namespace) -> None:

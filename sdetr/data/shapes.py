@@ -8,8 +8,12 @@ taken of the box (width x height); ``area`` in the annotations is that box area 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -32,6 +36,7 @@ TEXTURE_CUE = 0.6
 _TEXTURES = {"disc": "plain", "rectangle": "stripes", "triangle": "grain"}
 _TEXTURE_KINDS = ("plain", "stripes", "grain")
 
+_CHUNK = 50
 _PLACEMENT_ATTEMPTS = 100
 _LARGEST_ASPECT = 2.5
 _SUPERSAMPLING = 2
@@ -65,8 +70,12 @@ class _Figure:
     coverage: Canvas
 
 
-def draw_dataset(config: ShapesDataset) -> None:
+def draw_dataset(config: ShapesDataset, processes: int = 1) -> None:
     """Draw every split below ``config.root``: PNG files, then the annotation file, which marks a split as finished.
+
+    Args:
+        config: what to draw.
+        processes: how many draw at once; the images are the same with any number.
 
     Raises:
         UserError: ``size_mix`` asks for sizes that ``object_side`` does not allow.
@@ -75,7 +84,7 @@ def draw_dataset(config: ShapesDataset) -> None:
         if share:
             _area_range(config, size_class)
     for split in SPLITS:
-        _draw_split(config, split)
+        _draw_split(config, split, processes)
 
 
 def draw_scene(config: ShapesDataset, seed: int, index: int) -> Scene:
@@ -95,27 +104,46 @@ def draw_scene(config: ShapesDataset, seed: int, index: int) -> Scene:
     )
 
 
-def _draw_split(config: ShapesDataset, name: SplitName) -> None:
+def _draw_split(config: ShapesDataset, name: SplitName, processes: int) -> None:
     paths, split = config.split(name), getattr(config, name)
     paths.images.mkdir(parents=True, exist_ok=True)
     # An annotation file of earlier settings must not vouch for images that are half redrawn.
     paths.annotations.unlink(missing_ok=True)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for index in range(split.images):
-        scene = draw_scene(config, split.seed, index)
-        file_name = f"{index + 1:012d}.png"
-        Image.fromarray(scene.pixels).save(paths.images / file_name, compress_level=1)
+    drawn = _in_processes(partial(_draw_file, config, split.seed, paths.images), split.images, processes)
+    for index, objects in enumerate(drawn):
         images.append(
-            {"id": index + 1, "file_name": file_name, "height": config.image_size, "width": config.image_size}
+            {"id": index + 1, "file_name": _file_name(index), "height": config.image_size, "width": config.image_size}
         )
-        for item in scene.objects:
+        for item in objects:
             annotations.append(_annotation(len(annotations) + 1, index + 1, item))
     categories = [{"id": identity, "name": label} for identity, label in CATEGORIES.items()]
     write_json(
         paths.annotations,
         {"info": _info(config, name), "images": images, "annotations": annotations, "categories": categories},
     )
+
+
+def _in_processes(
+    draw: Callable[[int], tuple[SceneObject, ...]], images: int, processes: int
+) -> Iterator[tuple[SceneObject, ...]]:
+    if processes == 1:
+        yield from map(draw, range(images))
+        return
+    # Not forked: the caller may have threads of numpy or torch, which a copy of it would wait for in vain.
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(draw, range(images), chunksize=_CHUNK)
+
+
+def _draw_file(config: ShapesDataset, seed: int, folder: Path, index: int) -> tuple[SceneObject, ...]:
+    scene = draw_scene(config, seed, index)
+    Image.fromarray(scene.pixels).save(folder / _file_name(index), compress_level=1)
+    return scene.objects
+
+
+def _file_name(index: int) -> str:
+    return f"{index + 1:012d}.png"
 
 
 def _annotation(identity: int, image_id: int, item: SceneObject) -> dict[str, Any]:

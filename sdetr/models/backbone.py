@@ -15,6 +15,7 @@ from sdetr.config import BackboneConfig
 from sdetr.errors import UserError
 
 SMALL_CHANNELS = (16, 32, 64, 128)
+_RESNET_STEM = ("conv1", "bn1", "relu", "maxpool")
 
 
 class Backbone(nn.Module):
@@ -26,6 +27,13 @@ class Backbone(nn.Module):
         for name, module in levels.items():
             self.add_module(name, module)
         self.channels = channels
+
+    def drop_beyond(self, wanted: frozenset[str]) -> None:
+        """Remove the levels beyond the last of ``wanted``, so that no parameter is trained or counted in vain."""
+        names = list(self.channels)
+        for name in names[max(names.index(level) for level in wanted) + 1 :]:
+            delattr(self, name)
+            del self.channels[name]
 
     def forward(self, images: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
         """Feature maps.
@@ -78,21 +86,20 @@ def small_backbone(norm: type[nn.Module]) -> Backbone:
     return Backbone(first, levels, dict(zip(levels, widths, strict=True)))
 
 
-def _resnet(config: BackboneConfig, pretrained: dict[str, Tensor] | None) -> Backbone:
-    build = getattr(torchvision.models, config.name)
-    resnet = build(
-        weights=None, norm_layer=FrozenBatchNorm2d, replace_stride_with_dilation=[False, False, config.dilation]
-    )
-    if pretrained is not None:
-        # FrozenBatchNorm2d has no step counter; the classifier is not used.
-        kept = {k: v for k, v in pretrained.items() if not k.startswith("fc.") and "num_batches_tracked" not in k}
-        load_exactly(resnet, {**kept, "fc.weight": resnet.fc.weight, "fc.bias": resnet.fc.bias}, config.weights)
+def _resnet(name: str, norm: type[nn.Module], dilation: bool) -> Backbone:
+    build = getattr(torchvision.models, name)
+    resnet = build(weights=None, norm_layer=norm, replace_stride_with_dilation=[False, False, dilation])
     stem = nn.Sequential()
-    for name in ("conv1", "bn1", "relu", "maxpool"):
-        stem.add_module(name, getattr(resnet, name))
+    for part in _RESNET_STEM:
+        stem.add_module(part, getattr(resnet, part))
     expansion = resnet.fc.in_features // 512
     channels = {f"layer{i}": 64 * expansion * 2 ** (i - 1) for i in range(1, 5)}
-    return Backbone(stem, {name: getattr(resnet, name) for name in channels}, channels)
+    return Backbone(stem, {level: getattr(resnet, level) for level in channels}, channels)
+
+
+def new_backbone(name: str, norm: type[nn.Module], dilation: bool = False) -> Backbone:
+    """A backbone with random weights; ``norm`` is batch norm that learns only while a backbone is pretrained."""
+    return small_backbone(norm) if name == "small" else _resnet(name, norm, dilation)
 
 
 def build_backbone(config: BackboneConfig) -> Backbone:
@@ -102,16 +109,19 @@ def build_backbone(config: BackboneConfig) -> Backbone:
         UserError: the weights cannot be found or do not fit.
     """
     pretrained = _pretrained(config)
-    if config.name == "small":
-        backbone = small_backbone(FrozenBatchNorm2d)
-        if pretrained is not None:
-            kept = {name: value for name, value in pretrained.items() if "num_batches_tracked" not in name}
-            load_exactly(backbone, kept, config.weights)
-    else:
-        backbone = _resnet(config, pretrained)
+    backbone = new_backbone(config.name, FrozenBatchNorm2d, config.dilation)
+    if pretrained is not None:
+        load_exactly(backbone, _own_names(pretrained), config.weights)
     for part in config.frozen:
         getattr(backbone, part).requires_grad_(False)
     return backbone
+
+
+def _own_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A backbone's state, which may be a classifier's of torchvision, in the names of `Backbone`."""
+    # FrozenBatchNorm2d has no step counter; the classifier is not used.
+    kept = {k: v for k, v in state.items() if not k.startswith("fc.") and "num_batches_tracked" not in k}
+    return {f"stem.{k}" if k.partition(".")[0] in _RESNET_STEM else k: v for k, v in kept.items()}
 
 
 def _pretrained(config: BackboneConfig) -> dict[str, Tensor] | None:

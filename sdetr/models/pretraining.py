@@ -1,4 +1,4 @@
-"""Pretraining of the small backbone: the stand-in, where no ImageNet weights exist, for what the papers start from.
+"""Pretraining of a backbone: the stand-in, where no ImageNet weights exist, for what the papers start from.
 
 The backbone learns, with trainable batch norm and dense heads on its two coarsest levels, which object each place lies
 in. What it learned is then frozen into `FrozenBatchNorm2d` and handed to every detector of a suite alike.
@@ -11,27 +11,29 @@ from torch import Tensor, nn
 from sdetr.config import CustomDetectorConfig
 from sdetr.detector import DetectorModule
 from sdetr.errors import UserError
-from sdetr.models.backbone import small_backbone
+from sdetr.models.backbone import new_backbone
 from sdetr.models.dense_head import DenseHead
 from sdetr.models.padding import pad_images
 from sdetr.models.stacked import normalize_images
 from sdetr.structures import Detections, Target
 
-_LEVELS = ("layer2", "layer3")
+_LEVELS = {"small": ("layer2", "layer3"), "resnet50": ("layer3", "layer4"), "resnet101": ("layer3", "layer4")}
 
 
 class DensePretrainer(DetectorModule):
-    """A small backbone and one dense head per level; it trains like a detector and detects nothing."""
+    """A backbone and one dense head on each of its two coarsest levels; it trains like a detector and detects nothing."""
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, backbone: str, num_classes: int) -> None:
         super().__init__()
-        self.backbone = small_backbone(nn.BatchNorm2d)
-        self.heads = nn.ModuleDict({level: DenseHead(self.backbone.channels[level], num_classes) for level in _LEVELS})
+        self.backbone = new_backbone(backbone, nn.BatchNorm2d)
+        self.levels = _LEVELS[backbone]
+        channels = self.backbone.channels
+        self.heads = nn.ModuleDict({level: DenseHead(channels[level], num_classes) for level in self.levels})
 
     def loss(self, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
         """One dense loss per level."""
         batch = pad_images(normalize_images(images))
-        features = self.backbone(batch.pixels, frozenset(_LEVELS))
+        features = self.backbone(batch.pixels, frozenset(self.levels))
         padded = (batch.pixels.shape[-2], batch.pixels.shape[-1])
         return {
             f"loss_dense_{level}": self.heads[level](
@@ -46,11 +48,12 @@ class DensePretrainer(DetectorModule):
 
 
 def build(config: CustomDetectorConfig, num_classes: int) -> DensePretrainer:
-    """Factory that a recipe names ``sdetr.models.pretraining:build``; it takes no options.
+    """Factory that a recipe names ``sdetr.models.pretraining:build``; its one option is ``backbone``.
 
     Raises:
-        UserError: options were given.
+        UserError: other options, or no such backbone.
     """
-    if config.options:
-        raise UserError(f"detector.options: {', '.join(config.options)} unknown; this factory takes none, write {{}}")
-    return DensePretrainer(num_classes)
+    backbone = config.options.get("backbone")
+    if set(config.options) != {"backbone"} or backbone not in _LEVELS:
+        raise UserError(f"detector.options: needs one key, backbone, which is one of {', '.join(_LEVELS)}")
+    return DensePretrainer(backbone, num_classes)

@@ -8,10 +8,12 @@ if PLAN.dataset.kind == "shapes":
             annotations(*PLAN.splits),
         log:
             LOGS / "draw.log",
+        # Everything else waits for it, so it takes every core.
+        threads: workflow.cores
         params:
             sdetr=SDETR,
         shell:
-            "{params.sdetr} prepare shapes --dataset {input.dataset:q} 2>&1 | tee -i {log:q}"
+            "{params.sdetr} prepare shapes --dataset {input.dataset:q} --processes {threads} 2>&1 | tee -i {log:q}"
 
 
 rule check:

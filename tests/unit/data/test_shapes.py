@@ -156,9 +156,10 @@ def test_all_splits_are_drawn(drawn):
     assert counts == {"train": 6, "val": 4, "monitor": 2, "pretraining": 3}
 
 
-def test_drawing_again_gives_the_same_bytes(tmp_path, drawn):
+@pytest.mark.parametrize("processes", [1, 2])
+def test_drawing_again_gives_the_same_bytes(tmp_path, drawn, processes):
     config = drawn.model_copy(update={"root": tmp_path / "again"})
-    draw_dataset(config)
+    draw_dataset(config, processes)
     for name in shapes.SPLITS:
         old, new = drawn.split(name), config.split(name)
         assert old.annotations.read_bytes() == new.annotations.read_bytes()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import pickle
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ import torch
 from sdetr import build_detector
 from sdetr.config import BackboneConfig
 from sdetr.errors import UserError
-from sdetr.models.backbone import build_backbone, read_state_dict, small_backbone
+from sdetr.models.backbone import build_backbone, new_backbone, read_state_dict
 from sdetr.models.reference_weights import load_reference_weights
 from sdetr.models.stacked import StackedDETR
 from tests.unit.models import golden
@@ -74,13 +75,14 @@ def test_a_file_that_is_no_checkpoint_is_refused_in_one_line(tmp_path: Path) -> 
         read_state_dict(tmp_path / "absent.pt")
 
 
-def test_what_batch_norm_learnt_goes_into_frozen_batch_norm(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["small", "resnet50"])
+def test_what_batch_norm_learnt_goes_into_frozen_batch_norm(tmp_path: Path, name: Literal["small", "resnet50"]) -> None:
     torch.manual_seed(0)
-    pretrained = small_backbone(torch.nn.BatchNorm2d)
+    pretrained = new_backbone(name, torch.nn.BatchNorm2d)
     with torch.no_grad():
         pretrained.train()(torch.randn(4, 3, 32, 32), frozenset(["layer3"]))
     torch.save(pretrained.state_dict(), tmp_path / "backbone.pt")
-    config = BackboneConfig(name="small", weights=str(tmp_path / "backbone.pt"), dilation=False, frozen=())
+    config = BackboneConfig(name=name, weights=str(tmp_path / "backbone.pt"), dilation=False, frozen=())
     images = torch.randn(2, 3, 32, 32)
     expected = pretrained.eval()(images, frozenset(["layer3"]))["layer3"]
     torch.testing.assert_close(build_backbone(config)(images, frozenset(["layer3"]))["layer3"], expected)
