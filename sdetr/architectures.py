@@ -67,15 +67,21 @@ def architecture(
             nms_threshold=0.5,
             detections_per_image=100,
         )
+    stacked = family == "sdetr"
     return StackedDETRConfig(
-        factory="sdetr.models.stacked:build" if family == "sdetr" else "baselines.detr:build",
+        factory="sdetr.models.stacked:build" if stacked else "baselines.detr:build",
         backbone=backbone,
-        stages=SDETR_STAGES if family == "sdetr" else DETR_STAGES,
+        stages=SDETR_STAGES if stacked else DETR_STAGES,
         width=256,
         feedforward_width=2048,
         queries=num_queries,
         dropout=dropout,
         norm="post",
+        hand_over="decoder_output" if stacked else None,
+        prediction_heads="shared" if stacked else None,
+        query_embedding="separate" if stacked else None,
+        encoder_block="sequential",
+        attention="fused",
         position_temperature=10000,
         loss=SET_LOSS,
     )

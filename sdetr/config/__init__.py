@@ -7,7 +7,20 @@ This module imports no torch: the workflow reads it each time Snakemake parses i
 
 from __future__ import annotations
 
+from sdetr.config.ablations import PlannedAblation, PlannedAblations
 from sdetr.config.base import Config
+from sdetr.config.claims import (
+    AttentionClaim,
+    Claim,
+    ClaimRun,
+    Claims,
+    ClaimSide,
+    CostClaim,
+    DifferenceClaim,
+    PlannedClaim,
+    PlannedClaims,
+    read_claims,
+)
 from sdetr.config.dataset import CocoDataset, DatasetConfig, ShapesDataset, ShapesSplit, SplitPaths
 from sdetr.config.detectors import (
     BackboneConfig,
@@ -18,6 +31,12 @@ from sdetr.config.detectors import (
     StageConfig,
     TorchvisionFasterRCNNConfig,
 )
+from sdetr.config.detectron2 import (
+    Detectron2BackboneConfig,
+    Detectron2FasterRCNNConfig,
+    Detectron2HeadConfig,
+    Detectron2ProposalsConfig,
+)
 from sdetr.config.published import Comparison, Published, PublishedRow, read_published
 from sdetr.config.reading import dump_yaml, override, parse, read_dataset, read_recipe, read_yaml
 from sdetr.config.recipe import (
@@ -27,8 +46,10 @@ from sdetr.config.recipe import (
     OptimizerConfig,
     Recipe,
     Resize,
+    Schedule,
     ShortestSide,
     Square,
+    StepCountSchedule,
     StepSchedule,
     TrainingConfig,
     TrainTransforms,
@@ -37,6 +58,8 @@ from sdetr.config.recipe import (
 from sdetr.config.suite import (
     AblationConfig,
     AnyRun,
+    Checksum,
+    ComparedRunsConfig,
     ComparisonConfig,
     PretrainingConfig,
     PublishedMetric,
@@ -49,18 +72,35 @@ from sdetr.config.suite import (
 __all__ = [
     "AblationConfig",
     "AnyRun",
+    "AttentionClaim",
     "BackboneConfig",
+    "Checksum",
+    "Claim",
+    "ClaimRun",
+    "ClaimSide",
+    "Claims",
     "CocoDataset",
+    "ComparedRunsConfig",
     "Comparison",
     "ComparisonConfig",
     "Config",
     "CosineSchedule",
+    "CostClaim",
     "CropConfig",
     "CustomDetectorConfig",
     "DatasetConfig",
     "DetectorConfig",
+    "Detectron2BackboneConfig",
+    "Detectron2FasterRCNNConfig",
+    "Detectron2HeadConfig",
+    "Detectron2ProposalsConfig",
+    "DifferenceClaim",
     "EvaluationConfig",
     "OptimizerConfig",
+    "PlannedAblation",
+    "PlannedAblations",
+    "PlannedClaim",
+    "PlannedClaims",
     "PretrainingConfig",
     "Published",
     "PublishedMetric",
@@ -70,6 +110,7 @@ __all__ = [
     "Resize",
     "ResultsFileConfig",
     "RunConfig",
+    "Schedule",
     "SetLossConfig",
     "ShapesDataset",
     "ShapesSplit",
@@ -78,6 +119,7 @@ __all__ = [
     "Square",
     "StackedDETRConfig",
     "StageConfig",
+    "StepCountSchedule",
     "StepSchedule",
     "Suite",
     "TorchvisionFasterRCNNConfig",
@@ -87,6 +129,7 @@ __all__ = [
     "dump_yaml",
     "override",
     "parse",
+    "read_claims",
     "read_dataset",
     "read_published",
     "read_recipe",

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, PositiveInt, Tag, model_validator
 
 from sdetr.config.base import Config, NonNegativeFloat, NonNegativeInt, PositiveFloat, Probability
+from sdetr.config.detectron2 import Detectron2FasterRCNNConfig
 
 
 class BackboneConfig(Config):
@@ -83,6 +84,24 @@ class StackedDETRConfig(Config):
     queries: PositiveInt
     dropout: Annotated[float, Field(ge=0, lt=1)]
     norm: Literal["post", "pre"]
+    hand_over: Literal["decoder_output", "zeros"] | None = Field(
+        description="where the decoder of a later stage starts: the last output of the stage before (the paper), or "
+        "zeros; null with one stage"
+    )
+    prediction_heads: Literal["shared", "separate"] | None = Field(
+        description="a class head and a box head for all stages (the paper), or a pair per stage; null with one stage"
+    )
+    query_embedding: Literal["separate", "shared"] | None = Field(
+        description="an embedding per stage (the paper), or one for all stages; null with one stage"
+    )
+    encoder_block: Literal["sequential", "parallel"] | None = Field(
+        description="feed-forward after self-attention (the papers), or beside it, which SDETR's code keeps in a "
+        "comment; null where no stage has an encoder layer"
+    )
+    attention: Literal["fused", "plain"] = Field(
+        description="torch's scaled_dot_product_attention, or softmax(QK^T / sqrt(d)) V with its matrix built: the "
+        "same function at another cost"
+    )
     position_temperature: PositiveFloat
     loss: SetLossConfig
 
@@ -98,10 +117,43 @@ class StackedDETRConfig(Config):
                 heads = getattr(stage, key)
                 if self.width % heads:
                     raise ValueError(f"{where}.{key}: {heads} heads do not divide the width {self.width}")
+        self._check_unread_levels()
         if self.factory == "baselines.detr:build" and len(self.stages) != 1:
             raise ValueError(
                 f"stages: DETR has one stage, this recipe has {len(self.stages)}; use sdetr.models.stacked:build"
             )
+        return self
+
+    def _check_unread_levels(self) -> None:
+        levels = self.backbone.levels
+        unread = levels[max(levels.index(stage.level) for stage in self.stages) + 1 :]
+        if in_vain := set(self.backbone.frozen) & set(unread):
+            raise ValueError(f"backbone.frozen: no stage reads {', '.join(sorted(in_vain))}; remove it here")
+        if self.backbone.dilation and "layer4" in unread:
+            raise ValueError("backbone.dilation: it changes layer4, which no stage reads; set it to false")
+
+    @model_validator(mode="after")
+    def _null_where_nothing_is_decided(self) -> StackedDETRConfig:
+        said = {key: getattr(self, key) for key in ("hand_over", "prediction_heads", "query_embedding")}
+        null = [key for key, value in said.items() if value is None]
+        if len(self.stages) == 1 and len(null) < len(said):
+            key = next(key for key, value in said.items() if value is not None)
+            raise ValueError(
+                f"{key}: says {said[key]}, but with one stage nothing is handed over or shared; "
+                f"whoever sets stages to one sets {', '.join(said)} to null too"
+            )
+        if len(self.stages) > 1 and null:
+            raise ValueError(
+                f"{null[0]}: is null, but there are {len(self.stages)} stages; say how they relate: a value, not null, "
+                f"for {', '.join(null)}"
+            )
+        encoder_layers = sum(stage.encoder_layers for stage in self.stages)
+        if encoder_layers == 0 and self.encoder_block is not None:
+            raise ValueError(
+                f"encoder_block: says {self.encoder_block}, but no stage has an encoder layer; set it to null"
+            )
+        if encoder_layers > 0 and self.encoder_block is None:
+            raise ValueError("encoder_block: is null, but there are encoder layers; say sequential or parallel")
         return self
 
 
@@ -154,12 +206,15 @@ def _detector_kind(value: Any) -> str:
         return "stacked_detr"
     if factory in ("baselines.torchvision_faster_rcnn:build", "baselines.torchvision_faster_rcnn:build_v2"):
         return "torchvision_faster_rcnn"
+    if factory == "baselines.detectron2_faster_rcnn:build":
+        return "detectron2_faster_rcnn"
     return "custom"
 
 
 DetectorConfig = Annotated[
     Annotated[StackedDETRConfig, Tag("stacked_detr")]
     | Annotated[TorchvisionFasterRCNNConfig, Tag("torchvision_faster_rcnn")]
+    | Annotated[Detectron2FasterRCNNConfig, Tag("detectron2_faster_rcnn")]
     | Annotated[CustomDetectorConfig, Tag("custom")],
     Discriminator(_detector_kind),
 ]

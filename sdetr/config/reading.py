@@ -64,6 +64,9 @@ _UNION_TAGS = frozenset(
         "a recipe",
         "an ablation",
         "a results file",
+        "difference",
+        "cost",
+        "attention_cost",
     )
 )
 

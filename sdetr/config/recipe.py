@@ -91,12 +91,36 @@ class StepSchedule(Config):
     factor: PositiveFloat
 
 
+class StepCountSchedule(Config):
+    """Multiply the learning rate by ``factor`` after each of ``drop_steps`` steps, whatever an epoch is.
+
+    The first ``warmup_steps`` steps go linearly from ``warmup_factor`` to 1, as detectron2 warms up.
+    """
+
+    kind: Literal["step_count"]
+    warmup_steps: NonNegativeInt
+    warmup_factor: Probability
+    drop_steps: tuple[PositiveInt, ...]
+    factor: PositiveFloat
+
+    @model_validator(mode="after")
+    def _in_order(self) -> StepCountSchedule:
+        if list(self.drop_steps) != sorted(set(self.drop_steps)):
+            raise ValueError("drop_steps: write each step once, in ascending order")
+        if self.drop_steps and self.drop_steps[0] < self.warmup_steps:
+            raise ValueError(f"drop_steps: {self.drop_steps[0]} is within the {self.warmup_steps} steps of warm-up")
+        return self
+
+
 class CosineSchedule(Config):
     """Linear warm-up, then a half cosine down to ``final_fraction`` of the learning rate."""
 
     kind: Literal["cosine"]
     warmup_steps: NonNegativeInt
     final_fraction: Probability
+
+
+Schedule = Annotated[StepSchedule | StepCountSchedule | CosineSchedule, Field(discriminator="kind")]
 
 
 class TrainingConfig(Config):
@@ -131,7 +155,7 @@ class Recipe(Config):
     detector: DetectorConfig
     transforms: Transforms
     optimizer: OptimizerConfig
-    schedule: Annotated[StepSchedule | CosineSchedule, Field(discriminator="kind")]
+    schedule: Schedule
     training: TrainingConfig
     evaluation: EvaluationConfig
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Discriminator, Field, PositiveInt, Tag, model_validator
 
@@ -20,6 +20,13 @@ class PretrainingConfig(Config):
     seed: NonNegativeInt
 
 
+class Checksum(NamedTuple):
+    """The first characters of a file's checksum, or all of them."""
+
+    algorithm: Literal["sha256", "md5"]
+    digits: str
+
+
 class ReleasedConfig(Config):
     """Weights that others trained and released: the run is evaluated, not trained."""
 
@@ -29,10 +36,21 @@ class ReleasedConfig(Config):
     sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{8}|[0-9a-f]{64})$")] | None = Field(
         description="of the file, whole or the first 8 characters that its name carries; null: unknown, not checked"
     )
+    md5: Annotated[str, Field(pattern=r"^([0-9a-f]{6}|[0-9a-f]{32})$")] | None = Field(
+        default=None,
+        description="instead of sha256 for detectron2's model zoo, whose file names carry the first 6 characters of it",
+    )
     obtain: str | None = Field(default=None, description="where a person gets a file that has no address")
     batch_norm_epsilon: NonNegativeFloat | None = Field(
         default=None, description="of the file's frozen batch norm, where it is not torchvision's 1e-5"
     )
+
+    @property
+    def checksum(self) -> Checksum | None:
+        """What the file is checked against; None where nothing is known."""
+        if self.md5 is not None:
+            return Checksum("md5", self.md5)
+        return None if self.sha256 is None else Checksum("sha256", self.sha256)
 
     @property
     def is_address(self) -> bool:
@@ -46,7 +64,9 @@ class ReleasedConfig(Config):
 
     @model_validator(mode="after")
     def _can_be_had(self) -> ReleasedConfig:
-        if self.is_address and self.sha256 is None:
+        if self.sha256 is not None and self.md5 is not None:
+            raise ValueError("md5: one checksum is enough; give sha256 or md5, and set the other to null")
+        if self.is_address and self.checksum is None:
             raise ValueError("sha256: what is downloaded is checked; give the checksum, or its first 8 characters")
         if not self.is_address and self.obtain is None:
             raise ValueError("obtain: is missing; say where a person gets the file")
@@ -60,6 +80,19 @@ class ComparisonConfig(Config):
     tolerance: Annotated[dict[PublishedMetric, PositiveFloat], Field(min_length=1)] = Field(
         description="largest difference, in points of 0..100, that still counts as agreement"
     )
+
+
+class ComparedRunsConfig(Config):
+    """The runs of a suite that a claim of ``config/claims.yaml`` is measured on: it says that ``first`` is better."""
+
+    first: Name
+    second: Name
+
+    @model_validator(mode="after")
+    def _differ(self) -> ComparedRunsConfig:
+        if self.first == self.second:
+            raise ValueError(f"second: is {self.second} like first; name the run that it is compared with")
+        return self
 
 
 Seeds = Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)]
@@ -160,5 +193,9 @@ class Suite(Config):
     )
     reference_curves: dict[str, Path] = Field(
         default_factory=dict, description="logs of others to draw beside the learning curves, by what to call them"
+    )
+    claims: dict[Name, ComparedRunsConfig] = Field(
+        default_factory=dict,
+        description="runs that claims of config/claims.yaml are measured on; others are not measured",
     )
     runs: Annotated[dict[Name, AnyRun], Field(min_length=1)]

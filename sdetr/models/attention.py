@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,12 +14,14 @@ class Attention(nn.Module):
     """Scaled dot-product attention of ``heads`` heads over ``width`` channels (arXiv 1706.03762).
 
     Query, key and value projections are one weight of shape (3 * width, width), as in the reference.
+    ``fused`` never holds the attention matrix where torch has such a kernel; ``plain`` always builds it.
     """
 
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
+    def __init__(self, width: int, heads: int, dropout: float, kind: Literal["fused", "plain"]) -> None:
         super().__init__()
         self.heads = heads
         self.dropout = dropout
+        self.kind = kind
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = nn.Linear(width, width)
@@ -34,15 +39,22 @@ class Attention(nn.Module):
         Returns:
             (B, Q, width).
         """
-        q, k, v = self._project(query, key, value)
-        keep = None if padding is None else ~padding[:, None, None, :]
-        mixed = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=keep, dropout_p=self.dropout if self.training else 0.0
-        )
+        q, k, v = self.project(query, key, value)
+        mixed = self.mix(q, k, v, None if padding is None else ~padding[:, None, None, :])
         output: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
         return output
 
-    def _project(self, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None) -> Tensor:
+        """Attention without its projections: (B, heads, Q, d), from q alike, k and v (B, heads, S, d); ``keep`` as in
+        `attention_matrix`.
+        """
+        if self.kind == "fused":
+            dropout = self.dropout if self.training else 0.0
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=keep, dropout_p=dropout)
+        return F.dropout(attention_matrix(q, k, keep), self.dropout, self.training) @ v
+
+    def project(self, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
+        """Q, K and V, each (B, heads, tokens, width / heads), from tokens as in `forward`."""
         weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
         if query is key:
             width = self.in_proj_bias.numel() // 3
@@ -51,3 +63,21 @@ class Attention(nn.Module):
         else:
             projected = [F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True)]
         return [x.view(*x.shape[:2], self.heads, -1).transpose(1, 2) for x in projected]
+
+
+def attention_matrix(q: Tensor, k: Tensor, keep: Tensor | None) -> Tensor:
+    """How much each query takes from each key: softmax(q k^T / sqrt(d)) (arXiv 1706.03762, equation 1).
+
+    Args:
+        q: (B, heads, Q, d).
+        k: (B, heads, S, d).
+        keep: bool, broadcast to (B, heads, Q, S), True where a key may be attended to; None where all may.
+
+    Returns:
+        (B, heads, Q, S); rows sum to 1.
+    """
+    # The queries are scaled, as in torch's own module: the matrix is much larger than they are.
+    scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(-2, -1)
+    if keep is not None:
+        scores = scores.masked_fill(~keep, -torch.inf)
+    return scores.softmax(-1)

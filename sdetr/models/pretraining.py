@@ -21,7 +21,7 @@ _LEVELS = {"small": ("layer2", "layer3"), "resnet50": ("layer3", "layer4"), "res
 
 
 class DensePretrainer(DetectorModule):
-    """A backbone and one dense head on each of its two coarsest levels; it trains like a detector and detects nothing."""
+    """A backbone and a dense head on each of its two coarsest levels; it trains like a detector and detects nothing."""
 
     def __init__(self, backbone: str, num_classes: int) -> None:
         super().__init__()

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sdetr.config import StackedDETRConfig
 from sdetr.errors import UserError
 from sdetr.models.backbone import load_exactly
 from sdetr.models.stacked import StackedDETR
@@ -75,6 +76,35 @@ def add_unused_first_class(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return result
 
 
+_AS_PUBLISHED = {
+    "hand_over": "decoder_output",
+    "prediction_heads": "shared",
+    "query_embedding": "separate",
+    "encoder_block": "sequential",
+}
+
+
+def check_as_published(config: StackedDETRConfig, where: str | Path) -> None:
+    """Refuse a configuration whose stages compute otherwise than the authors' code, whatever names fit.
+
+    ``attention`` may say anything: both of its values compute the same function.
+
+    Args:
+        config: of the detector that is to get released weights.
+        where: the weights, for the message.
+
+    Raises:
+        UserError: an architecture for which no weights were released.
+    """
+    for key, published in _AS_PUBLISHED.items():
+        value = getattr(config, key)
+        if value not in (published, None):
+            raise UserError(
+                f"{where}: released weights are of detectors with {key}: {published}, and this one has {value}; "
+                f"set detector.{key} to {published}, or train it"
+            )
+
+
 def load_reference_weights(detector: StackedDETR, source: Mapping[str, Any] | str | Path) -> None:
     """Load a checkpoint of the authors' code.
 
@@ -84,9 +114,11 @@ def load_reference_weights(detector: StackedDETR, source: Mapping[str, Any] | st
             in it and are not used).
 
     Raises:
-        UserError: the file cannot be read as plain data, or a name or shape does not fit; every one is named.
+        UserError: the file cannot be read as plain data, or a name or shape does not fit, and every one is named; or
+            the detector's architecture is none that the authors released.
     """
     where = "weights" if isinstance(source, Mapping) else str(source)
+    check_as_published(detector.config, where)
     load_exactly(detector, {rename(name): value for name, value in read_reference_state(source).items()}, where)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor, nn
 from torchvision.transforms.functional import normalize
@@ -12,7 +14,7 @@ from sdetr.models.backbone import Backbone, build_backbone
 from sdetr.models.boxes import cxcywh_to_xyxy
 from sdetr.models.criterion import SetCriterion
 from sdetr.models.dense_head import DenseHead
-from sdetr.models.heads import MLP
+from sdetr.models.heads import MLP, apply_head
 from sdetr.models.matcher import HungarianMatcher
 from sdetr.models.padding import PaddedImages, pad_images
 from sdetr.models.position import SinePosition
@@ -24,15 +26,23 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class StackedDETR(DetectorModule):
-    """Stage k decodes from the last output of stage k - 1; class head and box head are shared (arXiv 2207.04313)."""
+    """A stack of stages, each of which decodes a level of the backbone (arXiv 2207.04313).
+
+    In the paper stage k decodes from the last output of stage k - 1, has a query embedding of its own, and shares the
+    class head and the box head with the others; the configuration can say otherwise.
+    """
 
     def __init__(self, config: StackedDETRConfig, backbone: Backbone, num_classes: int) -> None:
         super().__init__()
+        self.config = config
+        self.levels = frozenset(str(stage.level) for stage in config.stages)
         self.backbone = backbone
+        self.backbone.drop_beyond(self.levels)
         self.stages = nn.ModuleList(Stage(config, stage, backbone.channels[stage.level]) for stage in config.stages)
         self.position = SinePosition(config.width, config.position_temperature)
-        self.class_head = nn.Linear(config.width, num_classes + 1)
-        self.box_head = MLP((config.width, config.width, config.width, 4))
+        self.queries = nn.Embedding(config.queries, config.width) if config.query_embedding == "shared" else None
+        self.class_head = self._head(lambda: nn.Linear(config.width, num_classes + 1))
+        self.box_head = self._head(lambda: MLP((config.width, config.width, config.width, 4)))
         loss = config.loss
         self.criterion = SetCriterion(
             num_classes,
@@ -46,7 +56,10 @@ class StackedDETR(DetectorModule):
         self.dense_heads = nn.ModuleList(
             DenseHead(config.width, num_classes) for _ in config.stages if loss.dense_weight > 0
         )
-        self.levels = frozenset(stage.level for stage in config.stages)
+
+    def _head(self, build: Callable[[], nn.Module]) -> nn.Module:
+        separate = self.config.prediction_heads == "separate"
+        return nn.ModuleList(build() for _ in self.stages) if separate else build()
 
     def forward(self, images: list[Tensor]) -> SetPrediction:
         """Predictions of every decoder layer of every stage; ``images`` (3, H, W) are normalised already."""
@@ -78,26 +91,28 @@ class StackedDETR(DetectorModule):
         boxes = cxcywh_to_xyxy(prediction.boxes[-1]) * torch.stack((width, height, width, height), dim=1)[:, None]
         return [Detections(*parts) for parts in zip(boxes, scores, labels, strict=True)]
 
-    def _run_stages(self, batch: PaddedImages) -> tuple[Tensor, list[tuple[Tensor, tuple[int, int]]]]:
-        """Decoder outputs (L, B, Q, width), and each stage's encoder memory with its grid (h, w)."""
+    def _run_stages(self, batch: PaddedImages) -> tuple[list[Tensor], list[tuple[Tensor, tuple[int, int]]]]:
+        """Each stage's decoder outputs (layers, B, Q, width), and its encoder memory with the grid (h, w)."""
         features = self.backbone(batch.pixels, self.levels)
         outputs: list[Tensor] = []
         memories = []
+        queries = None if self.queries is None else self.queries.weight
         for stage in self.stages:
             feature = features[str(stage.level)]
             grid = (feature.shape[-2], feature.shape[-1])
             padding = batch.padding_at(*grid)
-            handed = outputs[-1][-1] if outputs else None
-            decoded, memory = stage(feature, self.position(padding), padding if batch.is_padded else None, handed)
+            handed = outputs[-1][-1] if outputs and self.config.hand_over == "decoder_output" else None
+            mask = padding if batch.is_padded else None
+            decoded, memory = stage(feature, self.position(padding), mask, queries, handed)
             outputs.append(decoded)
             memories.append((memory, grid))
-        return torch.cat(outputs), memories
+        return outputs, memories
 
-    def _predict(self, outputs: Tensor) -> SetPrediction:
+    def _predict(self, outputs: Sequence[Tensor]) -> SetPrediction:
         # bfloat16 would round box coordinates to half a percent of the image, so the heads stay in float32.
-        with torch.autocast(outputs.device.type, enabled=False):
-            outputs = outputs.to(self.class_head.weight.dtype)
-            return SetPrediction(self.class_head(outputs), self.box_head(outputs).sigmoid())
+        with torch.autocast(outputs[0].device.type, enabled=False):
+            exact = [output.to(next(self.class_head.parameters()).dtype) for output in outputs]
+            return SetPrediction(apply_head(self.class_head, exact), apply_head(self.box_head, exact).sigmoid())
 
 
 def normalize_images(images: list[Tensor]) -> list[Tensor]:

@@ -38,10 +38,11 @@ class Residual(nn.Module):
         """What the block reads."""
         return self.norm(x) if self.norm_first else x
 
-    def after(self, x: Tensor, change: Tensor) -> Tensor:
-        """The sum of the stream and what the block gave."""
-        total: Tensor = x + self.dropout(change)
-        return total if self.norm_first else self.norm(total)
+    def after(self, x: Tensor, *changes: Tensor) -> Tensor:
+        """The sum of the stream and what each block that read it gave."""
+        for change in changes:
+            x = x + self.dropout(change)
+        return x if self.norm_first else self.norm(x)
 
 
 class EncoderLayer(nn.Module):
@@ -50,7 +51,7 @@ class EncoderLayer(nn.Module):
     def __init__(self, config: StackedDETRConfig, heads: int) -> None:
         super().__init__()
         norm_first = config.norm == "pre"
-        self.self_attention = Attention(config.width, heads, config.dropout)
+        self.self_attention = Attention(config.width, heads, config.dropout, config.attention)
         self.feed_forward = FeedForward(config.width, config.feedforward_width, config.dropout)
         self.residual1 = Residual(config.width, config.dropout, norm_first)
         self.residual2 = Residual(config.width, config.dropout, norm_first)
@@ -63,14 +64,35 @@ class EncoderLayer(nn.Module):
         return self.residual2.after(x, self.feed_forward(self.residual2.before(x)))
 
 
+class ParallelEncoderLayer(nn.Module):
+    """Self-attention and a feed-forward block that read the same tokens, with one norm for both.
+
+    SDETR's code has this layer in a comment (``models/transformer.py``, ``forward_post`` of the encoder layer), with
+    the norm after the sum only. With the norm before, both blocks read the normed tokens, as in other parallel models
+    (PaLM, arXiv 2204.02311, section 2).
+    """
+
+    def __init__(self, config: StackedDETRConfig, heads: int) -> None:
+        super().__init__()
+        self.self_attention = Attention(config.width, heads, config.dropout, config.attention)
+        self.feed_forward = FeedForward(config.width, config.feedforward_width, config.dropout)
+        self.residual = Residual(config.width, config.dropout, config.norm == "pre")
+
+    def forward(self, x: Tensor, position: Tensor, padding: Tensor | None) -> Tensor:
+        """Tokens (B, S, width), positions alike, padding (B, S) to tokens."""
+        read = self.residual.before(x)
+        query = read + position
+        return self.residual.after(x, self.self_attention(query, query, read, padding), self.feed_forward(read))
+
+
 class DecoderLayer(nn.Module):
     """Self-attention among queries, attention to the encoder's memory, then a feed-forward block."""
 
     def __init__(self, config: StackedDETRConfig, heads: int) -> None:
         super().__init__()
         norm_first = config.norm == "pre"
-        self.self_attention = Attention(config.width, heads, config.dropout)
-        self.cross_attention = Attention(config.width, heads, config.dropout)
+        self.self_attention = Attention(config.width, heads, config.dropout, config.attention)
+        self.cross_attention = Attention(config.width, heads, config.dropout, config.attention)
         self.feed_forward = FeedForward(config.width, config.feedforward_width, config.dropout)
         self.residual1 = Residual(config.width, config.dropout, norm_first)
         self.residual2 = Residual(config.width, config.dropout, norm_first)
@@ -98,15 +120,16 @@ class DecoderLayer(nn.Module):
 
 
 class Stage(nn.Module):
-    """Projection of one backbone level, encoder, query embedding and decoder."""
+    """Projection of one backbone level, encoder, query embedding (where it is not the stack's) and decoder."""
 
     def __init__(self, config: StackedDETRConfig, stage: StageConfig, channels: int) -> None:
         super().__init__()
         width = config.width
         self.level = stage.level
         self.projection = nn.Conv2d(channels, width, kernel_size=1)
-        self.queries = nn.Embedding(config.queries, width)
-        self.encoder = nn.ModuleList(EncoderLayer(config, stage.encoder_heads) for _ in range(stage.encoder_layers))
+        self.queries = None if config.query_embedding == "shared" else nn.Embedding(config.queries, width)
+        encoder_layer = ParallelEncoderLayer if config.encoder_block == "parallel" else EncoderLayer
+        self.encoder = nn.ModuleList(encoder_layer(config, stage.encoder_heads) for _ in range(stage.encoder_layers))
         self.encoder_norm = nn.LayerNorm(width) if config.norm == "pre" else nn.Identity()
         self.decoder = nn.ModuleList(DecoderLayer(config, stage.decoder_heads) for _ in range(stage.decoder_layers))
         self.decoder_norm = nn.LayerNorm(width)
@@ -116,7 +139,7 @@ class Stage(nn.Module):
                     nn.init.xavier_uniform_(parameter)
 
     def forward(
-        self, feature: Tensor, position: Tensor, padding: Tensor | None, handed: Tensor | None
+        self, feature: Tensor, position: Tensor, padding: Tensor | None, queries: Tensor | None, handed: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Encode a level and decode it.
 
@@ -124,18 +147,20 @@ class Stage(nn.Module):
             feature: (B, channels, h, w).
             position: (B, width, h, w).
             padding: (B, h, w) bool, or None where nothing is padded.
+            queries: (Q, width), the query embedding of the whole stack; None where the stage has its own.
             handed: (B, Q, width), the last decoder output of the stage before; None starts from zeros.
 
         Returns:
             Decoder outputs (layers, B, Q, width), normalised, first to last; encoder memory (B, h * w, width).
         """
+        queries = self.queries.weight if self.queries is not None else queries
+        assert queries is not None
         memory = self.projection(feature).flatten(2).transpose(1, 2)
         places = position.flatten(2).transpose(1, 2).to(memory.dtype)
         padding = None if padding is None else padding.flatten(1)
         for layer in self.encoder:
             memory = layer(memory, places, padding)
         memory = self.encoder_norm(memory)
-        queries = self.queries.weight
         x = memory.new_zeros(len(memory), *queries.shape) if handed is None else handed
         keys = memory + places
         outputs = []

@@ -43,7 +43,7 @@ def _check_released(plan: Plan, where: str) -> None:
                 f"{where}: runs.{run}: released.weights: there is no file {file}; get it at {released.obtain}"
             )
         first = sources.setdefault(file, released)
-        if (first.weights, first.sha256) != (released.weights, released.sha256):
+        if (first.weights, first.checksum) != (released.weights, released.checksum):
             raise UserError(
                 f"{where}: runs.{run}: released.weights: {file.name} is also the name of another file of this suite, "
                 f"{first.weights}; download one of them yourself and give its path"

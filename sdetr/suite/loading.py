@@ -21,6 +21,7 @@ from sdetr.config import (
 )
 from sdetr.errors import UserError
 from sdetr.suite.checks import check_plan
+from sdetr.suite.claims import plan_claims
 from sdetr.suite.plan import PRETRAINING, Ablation, Plan
 from sdetr.suite.published import named_rows
 
@@ -63,6 +64,7 @@ def load_suite(config: Mapping[str, Any], root: Path, where: str) -> Plan:
         },
         results_files=results_files,
         published=named_rows(suite, {**runs, **results_files}, root / "config/published.csv", where),
+        claims=plan_claims(suite, dataset, left_out, root / "config", where),
         left_out=left_out,
         results=Path("results") / suite.suite,
     )

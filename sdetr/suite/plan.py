@@ -9,6 +9,7 @@ from typing import Any
 
 from sdetr.config import (
     CocoDataset,
+    PlannedClaims,
     Published,
     Recipe,
     ReleasedConfig,
@@ -45,6 +46,7 @@ class Plan:
         ablations: which of these are ablations, and of what.
         results_files: the runs whose detections another program made.
         published: the published numbers that are cited or held against runs.
+        claims: the claims of the paper with the runs that they are measured on; None without ``config/claims.yaml``.
         left_out: why a run of the suite is in none of the above, by run.
         results: folder of the suite.
     """
@@ -57,6 +59,7 @@ class Plan:
     ablations: Mapping[str, Ablation]
     results_files: Mapping[str, ResultsFileConfig]
     published: Published
+    claims: PlannedClaims | None
     left_out: Mapping[str, str]
     results: Path
 

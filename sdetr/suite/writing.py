@@ -8,8 +8,9 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from sdetr.config import DatasetConfig, Recipe, ShapesDataset, Suite, dump_yaml
+from sdetr.config import Claims, DatasetConfig, Recipe, ShapesDataset, Suite, dump_yaml
 from sdetr.files import write_if_changed
+from sdetr.suite.claims import plan_ablations
 from sdetr.suite.plan import Plan
 
 
@@ -34,10 +35,14 @@ def write(plan: Plan) -> None:
         write_if_changed(plan.results / "runs" / run / "results_file.yaml", dump_yaml(external))
     if plan.published.cited:
         write_if_changed(plan.results / "published.yaml", dump_yaml(plan.published))
+    if plan.claims is not None:
+        write_if_changed(plan.results / "claims.yaml", dump_yaml(plan.claims))
+    if plan.ablations:
+        write_if_changed(plan.results / "ablations.yaml", dump_yaml(plan_ablations(plan)))
 
 
 def write_schemas(folder: Path) -> None:
-    """Write the JSON schemas of suites, recipes and data sets, which editors use to complete and check a file."""
+    """Write the JSON schemas of suites, recipes, data sets and claims, for editors to complete and check a file."""
     for name, schema in schemas().items():
         write_if_changed(folder / f"{name}.schema.json", json.dumps(schema, indent=1) + "\n")
 
@@ -48,4 +53,5 @@ def schemas() -> dict[str, dict[str, Any]]:
         "suite": Suite.model_json_schema(),
         "recipe": Recipe.model_json_schema(),
         "dataset": TypeAdapter[Any](DatasetConfig).json_schema(),
+        "claims": Claims.model_json_schema(),
     }

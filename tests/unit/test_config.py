@@ -53,6 +53,9 @@ def test_every_name_is_an_architecture() -> None:
     assert {architecture(name, 100, 0.1, "none").backbone.name for name in NAMES} == {"resnet50", "resnet101"}
 
 
+STAGE = {"level": "layer3", "encoder_layers": 3, "encoder_heads": 8, "decoder_layers": 3, "decoder_heads": 8}
+
+
 def content() -> dict[str, Any]:
     return read_yaml(CONFIG / "recipes" / "demo_sdetr.yaml")
 
@@ -60,11 +63,37 @@ def content() -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"detector.stages.0.encoder_heads": 7}, "detector.stages.0.encoder_heads: 7 heads do not divide the width 96"),
+        ({"detector.stages.0.encoder_heads": 7}, "detector.stages.0.encoder_heads: 7 heads do not divide the width"),
         ({"detector.stages.0.level": "layer4"}, "detector.stages.0.level: small has no layer4"),
         ({"detector.width": 98}, "detector.width: 98 is not a multiple of 4"),
         ({"detector.backbone.dilation": True}, "detector.backbone.dilation: the small backbone has no layer4"),
         ({"detector.factory": "baselines.detr:build"}, "detector.stages: DETR has one"),
+        ({"detector.hand_over": None}, "detector.hand_over: is null, but there are 2 stages; say how they relate"),
+        (
+            {"detector.prediction_heads": None, "detector.query_embedding": None},
+            "detector.prediction_heads: is null, but there are 2 stages; say how they relate: a value, not null, for "
+            "prediction_heads, query_embedding",
+        ),
+        (
+            {"detector.stages": [STAGE]},
+            "detector.hand_over: says decoder_output, but with one stage nothing is handed over or shared; whoever "
+            "sets stages to one sets hand_over, prediction_heads, query_embedding to null too",
+        ),
+        (
+            {"detector.stages": [STAGE], "detector.hand_over": None, "detector.prediction_heads": None},
+            "detector.query_embedding: says separate, but with one stage nothing is handed over or shared",
+        ),
+        ({"detector.encoder_block": None}, "detector.encoder_block: is null, but there are encoder layers"),
+        (
+            {f"detector.stages.{stage}.encoder_layers": 0 for stage in (0, 1)},
+            "detector.encoder_block: says sequential, but no stage has an encoder layer; set it to null",
+        ),
+        ({"detector.attention": None}, "detector.attention: input should be 'fused' or 'plain' (it is None)"),
+        ({"detector.hand_over": "memory"}, "detector.hand_over: input should be 'decoder_output' or 'zeros' (it is 'm"),
+        (
+            {f"detector.stages.{stage}.level": "layer2" for stage in (0, 1)} | {"detector.backbone.frozen": ["layer3"]},
+            "detector.backbone.frozen: no stage reads layer3; remove it here",
+        ),
         ({"training.epochs": 0}, "training.epochs: input should be greater than 0 (it is 0)"),
         ({"training.precision": "fp16"}, "training.precision: input should be 'fp32' or 'bf16' (it is 'fp16')"),
         ({"optimizer.name": "sgd"}, "optimizer.momentum: sgd needs a number"),
@@ -77,6 +106,19 @@ def test_impossible_values_are_refused_by_key(changes: dict[str, Any], message: 
         parse(Recipe, override(content(), changes, "here"), "recipe.yaml")
     assert f"recipe.yaml: {message}" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_one_stage_says_null_where_stages_would_relate() -> None:
+    relations = dict.fromkeys(("detector.hand_over", "detector.prediction_heads", "detector.query_embedding"))
+    parse(Recipe, override(content(), {"detector.stages": [STAGE], **relations}, "here"), "recipe.yaml")
+    no_encoder = {f"detector.stages.{stage}.encoder_layers": 0 for stage in (0, 1)}
+    parse(Recipe, override(content(), {**no_encoder, "detector.encoder_block": None}, "here"), "recipe.yaml")
+
+
+def test_dilation_of_a_level_that_no_stage_reads_is_refused() -> None:
+    dilated = read_yaml(CONFIG / "recipes" / "detr_r50_dc5_500e.yaml")
+    with pytest.raises(UserError, match=r"here: detector\.backbone\.dilation: it changes layer4, which no stage reads"):
+        parse(Recipe, override(dilated, {"detector.stages.0.level": "layer3"}, "here"), "here")
 
 
 def test_a_drop_that_is_never_reached_is_refused() -> None:

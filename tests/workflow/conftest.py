@@ -97,7 +97,7 @@ RECIPE: dict[str, Any] = {
     },
     "evaluation": {"batch_size": 1, "precision": "fp32", "monitor_epochs": 1},
 }
-PRETRAINER = {"factory": "sdetr.models.pretraining:build", "options": {}}
+PRETRAINER = {"factory": "sdetr.models.pretraining:build", "options": {"backbone": "small"}}
 SUITE: dict[str, Any] = {
     "suite": "micro",
     "description": "two runs of one recipe each",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.workflow.conftest import DATASET, RECIPE, SUITE, Tree
+from tests.workflow.conftest import DATASET, PROJECT, RECIPE, SUITE, Tree
 
 SCORED = {"evaluate one seed0", "evaluate two seed0", "tables", "figures"}
 PREDICTED = {"predict one seed0", "predict two seed0"}
@@ -184,3 +186,16 @@ def test_coco_is_checked_before_training_and_its_age_does_not_matter(tree: Tree,
     lost = tree.snakemake("--dry-run", *chosen, "coco_root=/nowhere")
     assert lost.code != 0
     assert "train.annotations: there is no /nowhere/annotations/train.json" in lost.text
+
+
+def test_the_documented_rule_is_one_file_and_one_line(tree: Tree) -> None:
+    command = subprocess.run(
+        [sys.executable, str(PROJECT / "tests/workflow/add_rule.py"), str(tree.root)],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert command[:3] == ["snakemake", "--cores", "all"]
+    target = command[-1].replace("results/ci", "results/micro").replace("detr_against_sdetr", "two_against_one")
+    assert tree.plan(target) == {"against"}
+    assert tree.plan() == set()

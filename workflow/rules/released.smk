@@ -18,7 +18,8 @@ if PLAN.released:
             sdetr=SDETR,
             source=lambda wildcards, output: DOWNLOADED[output[0]],
         shell:
-            "{params.sdetr} fetch {params.source.weights:q} --sha256 {params.source.sha256} --out {output:q} "
+            "{params.sdetr} fetch {params.source.weights:q} "
+            "--{params.source.checksum.algorithm} {params.source.checksum.digits} --out {output:q} "
             "2>&1 | tee -i {log:q}"
 
     rule convert:

@@ -3,6 +3,7 @@ rule tables:
         code("sdetr/**/*.py"),
         of_every_seed("train.json"),
         of_every_seed("predict.json"),
+        of_every_seed("bootstrap.npz"),
         metrics=of_every_seed("metrics.json"),
         published=[RESULTS / "published.yaml"] if PUBLISHED else [],
     output:

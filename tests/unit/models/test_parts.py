@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Literal
 
 import pytest
 import torch
@@ -39,9 +40,12 @@ def target(count: int, size: tuple[int, int] = (40, 60), classes: int = 5) -> Ta
 @pytest.mark.parametrize("heads", [1, 4])
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("self_attention", [False, True])
-def test_attention_equals_torchs_multi_head_attention(heads: int, padded: bool, self_attention: bool) -> None:
+@pytest.mark.parametrize("kind", ["fused", "plain"])
+def test_attention_equals_torchs_multi_head_attention(
+    heads: int, padded: bool, self_attention: bool, kind: Literal["fused", "plain"]
+) -> None:
     torch.manual_seed(0)
-    ours, theirs = Attention(WIDTH, heads, 0.0), nn.MultiheadAttention(WIDTH, heads, batch_first=True)
+    ours, theirs = Attention(WIDTH, heads, 0.0, kind), nn.MultiheadAttention(WIDTH, heads, batch_first=True)
     nn.init.xavier_uniform_(ours.in_proj_weight)
     theirs.load_state_dict(ours.state_dict())
     key, value = torch.randn(2, 2, 7, WIDTH)

@@ -1,0 +1,100 @@
+"""What a recipe may say of detectron2's Faster R-CNN."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from sdetr.config.base import Config, NonNegativeFloat, PositiveFloat, Probability
+
+_PYRAMID_LEVELS = 5
+
+
+class Detectron2BackboneConfig(Config):
+    """detectron2's ResNet with frozen batch norm. Its levels are called ``res2`` to ``res5``.
+
+    ``weights`` is ``none`` or a file: MSRA's ``R-50.pkl`` or ``R-101.pkl`` in Caffe2's names, or one in detectron2's.
+    """
+
+    name: Literal["resnet50", "resnet101"]
+    weights: Annotated[str, Field(min_length=1)]
+    stride_in_1x1: bool = Field(
+        description="a block halves its map in its first convolution (MSRA's weights), not in its 3x3 (torchvision's)"
+    )
+    frozen: tuple[Literal["stem", "res2", "res3", "res4", "res5"], ...]
+
+    @model_validator(mode="after")
+    def _possible(self) -> Detectron2BackboneConfig:
+        if self.weights in ("imagenet", "suite"):
+            raise ValueError(f"weights: {self.weights} is not detectron2's; give none or a file, as from {self.obtain}")
+        if self.frozen != ("stem", "res2", "res3", "res4", "res5")[: len(self.frozen)]:
+            raise ValueError("frozen: detectron2 freezes from the stem on; write stem first, and leave no level out")
+        return self
+
+    @property
+    def depth(self) -> int:
+        """Layers, as detectron2 names its ResNets."""
+        return int(self.name.removeprefix("resnet"))
+
+    @property
+    def obtain(self) -> str:
+        """Where MSRA's weights of this depth are, with which the model zoo was trained."""
+        return f"https://dl.fbaipublicfiles.com/detectron2/ImageNetPretrained/MSRA/R-{self.depth}.pkl"
+
+
+class Detectron2HeadConfig(Config):
+    """What the region proposal network and the box head both have: a box loss, and how many boxes it samples.
+
+    ``l1`` is of the box deltas (detectron2's ``smooth_l1`` with beta 0); ``giou`` of the boxes.
+    """
+
+    box_loss: Literal["l1", "giou"]
+    box_loss_weight: NonNegativeFloat
+    samples: PositiveInt = Field(description="anchors or proposals an image that the loss samples")
+
+
+class Detectron2ProposalsConfig(Config):
+    """How many proposals there are: those of highest score (of each level of a pyramid), and after suppression."""
+
+    before_nms: PositiveInt
+    after_nms: PositiveInt
+
+
+class Detectron2FasterRCNNConfig(Config):
+    """detectron2's Faster R-CNN (https://github.com/facebookresearch/detectron2), with a pyramid or a dilated ``res5``.
+
+    What is not a key here is detectron2's default.
+    """
+
+    factory: Literal["baselines.detectron2_faster_rcnn:build"]
+    backbone: Detectron2BackboneConfig
+    neck: Literal["fpn", "dc5"]
+    image_format: Literal["BGR", "RGB"]
+    pixel_mean: tuple[float, float, float] = Field(description="of 0..255, in the order of image_format")
+    pixel_std: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
+    anchor_sizes: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = Field(
+        description="pixels; one per level of the pyramid, or all of the one level of DC5"
+    )
+    anchor_ratios: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
+    rpn: Detectron2HeadConfig
+    head: Detectron2HeadConfig
+    proposals_train: Detectron2ProposalsConfig
+    proposals_test: Detectron2ProposalsConfig
+    head_width: PositiveInt
+    score_threshold: Probability
+    nms_threshold: Probability
+    detections_per_image: PositiveInt
+
+    @property
+    def needs(self) -> str:
+        """The package that must be installed."""
+        return "detectron2"
+
+    @model_validator(mode="after")
+    def _fits(self) -> Detectron2FasterRCNNConfig:
+        if self.neck == "fpn" and len(self.anchor_sizes) != _PYRAMID_LEVELS:
+            raise ValueError(
+                f"anchor_sizes: {len(self.anchor_sizes)} sizes for {_PYRAMID_LEVELS} levels of a pyramid; give one each"
+            )
+        return self

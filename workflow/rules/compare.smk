@@ -1,0 +1,39 @@
+# What the paper claims and what each ablation changed, with intervals, from the small files of every run.
+if PLAN.claims is not None:
+
+    rule claims:
+        input:
+            code("sdetr/evaluation/**/*.py"),
+            of_every_seed("metrics.json"),
+            of_every_seed("bootstrap.npz"),
+            rules.tables.output.detectors,
+            claims=RESULTS / "claims.yaml",
+        output:
+            RESULTS / "claims.csv",
+        log:
+            LOGS / "claims.log",
+        params:
+            sdetr=SDETR,
+            results=RESULTS,
+        shell:
+            "{params.sdetr} claims --claims {input.claims:q} --results {params.results:q} 2>&1 | tee -i {log:q}"
+
+
+if PLAN.ablations:
+
+    rule ablations:
+        input:
+            code("sdetr/evaluation/**/*.py"),
+            of_every_seed("metrics.json"),
+            of_every_seed("bootstrap.npz"),
+            rules.tables.output.detectors,
+            ablations=RESULTS / "ablations.yaml",
+        output:
+            RESULTS / "ablations.csv",
+        log:
+            LOGS / "ablations.log",
+        params:
+            sdetr=SDETR,
+            results=RESULTS,
+        shell:
+            "{params.sdetr} ablations --ablations {input.ablations:q} --results {params.results:q} 2>&1 | tee -i {log:q}"
