@@ -1,4 +1,4 @@
-"""Commands on finished runs: evaluate, tables, figures, show."""
+"""Commands on finished runs: evaluate, tables, show."""
 
 from __future__ import annotations
 
@@ -18,15 +18,6 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
     tables.add_argument("directories", type=Path, nargs="+", metavar="SEED_FOLDER")
     tables.add_argument("--out", type=Path, required=True)
     tables.add_argument("--published", type=Path, help="numbers to cite: also writes published.csv and agreement.csv")
-    figures = add_command(
-        commands, "figures", _figures, "draw learning curves, AP by object size, and scenes of the data"
-    )
-    figures.add_argument("directories", type=Path, nargs="*", metavar="SEED_FOLDER", help="runs that were trained")
-    figures.add_argument("--out", type=Path, required=True, help="folder of the suite")
-    figures.add_argument("--title", required=True)
-    figures.add_argument("--dataset", type=Path, required=True)
-    figures.add_argument("--published", type=Path, help="published.csv of the suite")
-    figures.add_argument("--reference", nargs=2, action="append", default=[], metavar=("LABEL", "CSV"))
     show = add_command(commands, "show", _show, "print the table of a suite and where its files are")
     show.add_argument("results", type=Path)
 
@@ -56,20 +47,8 @@ def _tables(options: argparse.Namespace) -> None:
         write_published(options.published, options.out)
 
 
-def _figures(options: argparse.Namespace) -> None:
-    from sdetr.config import read_dataset
-    from sdetr.evaluation.plots import draw_overview, draw_scenes
-
-    references = {label: Path(file) for label, file in options.reference}
-    overview = options.out / "figures/overview.png"
-    table = options.out / "detectors.csv"
-    draw_overview(table, options.directories, overview, options.title, references, options.published)
-    dataset = read_dataset(options.dataset)
-    val = dataset.split("val")
-    draw_scenes(val.annotations, val.images, options.out / "figures/scenes.png", f"{dataset.name}: val split")
-
-
 def _show(options: argparse.Namespace) -> None:
+    from sdetr.evaluation.claims import format_claims
     from sdetr.evaluation.published import format_agreement
     from sdetr.evaluation.tables import format_table
 
@@ -77,5 +56,7 @@ def _show(options: argparse.Namespace) -> None:
     print(format_table(detectors, summary))
     if (agreement := options.results / "agreement.csv").is_file():
         print(f"\nagainst published numbers, in percent; sources in {agreement}\n{format_agreement(agreement)}")
+    if (claims := options.results / "claims.csv").is_file():
+        print(f"\nwhat the paper claims, differences in points; each rule in {claims}\n{format_claims(claims)}")
     print(f"\ntables   {detectors}  {summary}\nfigures  {options.results / 'figures'}")
     print(f"columns  results/README.md\nruns     {options.results / 'runs'}")

@@ -9,6 +9,8 @@ from typing import Any
 import pandas as pd
 
 from sdetr.errors import UserError
+from sdetr.evaluation.bootstrap import image_interval
+from sdetr.evaluation.bootstrap_file import read_bootstrap
 from sdetr.evaluation.coco_metrics import METRICS
 from sdetr.evaluation.results_file import is_finite, read_json
 from sdetr.files import atomic_path
@@ -27,7 +29,7 @@ TRAINING = ("epochs", "steps", "batch_size")
 COLUMNS = (*IDENTITY, *TRAINING, "eval_batch_size", "eval_precision", "precision", *METRICS, *COST, *PROVENANCE)
 SUMMARY_COLUMNS = (
     *("suite", "run", "model", "origin", "n"),
-    *(f"{metric}_{statistic}" for metric in METRICS for statistic in ("mean", "std")),
+    *(f"{metric}_{statistic}" for metric in METRICS for statistic in ("mean", "std", "image_low", "image_high")),
 )
 
 _FROM_PREDICT = ("eval_batch_size", "eval_precision", "images_per_second_infer", "gflops")
@@ -94,21 +96,27 @@ def write_tables(directories: Iterable[Path], out: Path) -> None:
     """Write ``out/detectors.csv`` (a row per run and seed) and ``out/summary.csv`` (a row per run), in the given order.
 
     The standard deviation is the sample's (n - 1); it is empty for one seed, as is a metric that no object counts for.
+    The interval over images is that of the mean over the seeds; it is empty unless each has a ``bootstrap.npz``.
 
     Raises:
         UserError: see `read_run`; the same run and seed twice; seeds of a run that differ in more than the seed; no
             directory at all.
     """
-    rows = [read_run(Path(directory)) for directory in directories]
-    if not rows:
+    seeds = [(Path(directory), read_run(Path(directory))) for directory in directories]
+    if not seeds:
         raise UserError(f"{out}: there is no run to make tables of; give at least one seed directory")
     # Objects, so that every number is written as it was measured and not as its column's common type.
-    detectors = pd.DataFrame(map(_rounded, rows), columns=list(COLUMNS), dtype=object)
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault((row["suite"], row["run"]), []).append(row)
+    detectors = pd.DataFrame([_rounded(row) for _, row in seeds], columns=list(COLUMNS), dtype=object)
+    runs: dict[tuple[str, str], list[tuple[Path, dict[str, Any]]]] = {}
+    for directory, row in seeds:
+        runs.setdefault((row["suite"], row["run"]), []).append((directory, row))
     summary = pd.DataFrame(
-        [_rounded(_summarize(seeds)) for seeds in groups.values()], columns=list(SUMMARY_COLUMNS), dtype=object
+        [
+            _rounded(_summarize([row for _, row in run]) | _image_intervals([directory for directory, _ in run]))
+            for run in runs.values()
+        ],
+        columns=list(SUMMARY_COLUMNS),
+        dtype=object,
     )
     for name, table in (("detectors.csv", detectors), ("summary.csv", summary)):
         with atomic_path(out / name) as temporary:
@@ -137,6 +145,20 @@ def _summarize(seeds: list[dict[str, Any]]) -> dict[str, Any]:
         row[f"{metric}_mean"] = float(values_of_seeds.mean()) if known else None
         row[f"{metric}_std"] = float(values_of_seeds.std(ddof=1)) if known and len(seeds) > 1 else None
     return row
+
+
+def _image_intervals(directories: Iterable[Path]) -> dict[str, float | None]:
+    """Intervals over images of the mean over the seeds of one run."""
+    files = [directory / "bootstrap.npz" for directory in directories]
+    if not all(file.is_file() for file in files):
+        return {}
+    resampled = [read_bootstrap(file) for file in files]
+    intervals = {metric: image_interval(resampled, metric) for metric in METRICS}
+    return {
+        f"{metric}_image_{end}": getattr(interval, end)
+        for metric, interval in intervals.items()
+        for end in ("low", "high")
+    }
 
 
 def format_table(detectors_csv: Path, summary_csv: Path) -> str:

@@ -225,7 +225,7 @@ def test_schemas_are_written_once(tmp_path: Path) -> None:
     write_schemas(tmp_path)
     written = {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
     write_schemas(tmp_path)
-    assert set(written) == {"suite.schema.json", "recipe.schema.json", "dataset.schema.json"}
+    assert set(written) == {f"{name}.schema.json" for name in ("suite", "recipe", "dataset", "claims")}
     assert written == {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
 
 

@@ -11,7 +11,9 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
+from sdetr.detector import create_detector
 from sdetr.evaluation.cost import device_name, gflops, peak_memory_gb, trainable_parameters
+from tests import small
 
 CPU = torch.device("cpu")
 
@@ -47,6 +49,17 @@ def test_operations_of_attention_on_the_cpu(masked: bool) -> None:
     assert operations(lambda: F.scaled_dot_product_attention(query, key, key, mask)) == expected
 
 
+@pytest.mark.parametrize("padded", [False, True])
+def test_operations_do_not_depend_on_whether_attention_is_fused(padded: bool) -> None:
+    def cost(attention: str) -> int:
+        detector = create_detector(small.recipe("demo_sdetr", detector__attention=attention).detector, 3).eval()
+        images = [torch.zeros(3, 64, 96), torch.zeros(3, 64, 64 if padded else 96)]
+        with torch.no_grad():
+            return operations(lambda: detector(images))
+
+    assert cost("plain") == cost("fused") > 0
+
+
 @pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
 def test_operations_of_torch_attention_layers_do_not_depend_on_autograd(
     mode: Callable[[], AbstractContextManager[None]],
@@ -69,6 +82,7 @@ def test_operations_of_resnet18_are_the_published_ones() -> None:
 
 PEAK = """
 import torch
+from sdetr.detector import create_detector
 from sdetr.evaluation.cost import peak_memory_gb
 cpu = torch.device("cpu")
 before = peak_memory_gb(cpu)

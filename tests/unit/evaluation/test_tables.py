@@ -65,9 +65,10 @@ def test_columns_are_the_fixed_ones_in_their_order(tmp_path: Path) -> None:
         "AP,AP50,AP75,APs,APm,APl,AR1,AR10,AR100,ARs,ARm,ARl,trainable_parameters,gflops,images_per_second_train,images_per_second_infer,"
         "peak_memory_gb,train_minutes,device,git_commit,recipe_sha256,weights_sha256,source"
     )
-    assert list(summary.columns)[:7] == ["suite", "run", "model", "origin", "n", "AP_mean", "AP_std"]
+    head = ["suite", "run", "model", "origin", "n", "AP_mean", "AP_std", "AP_image_low", "AP_image_high", "AP50_mean"]
+    assert list(summary.columns)[:10] == head
     assert list(summary.columns) == list(SUMMARY_COLUMNS)
-    assert len(summary.columns) == 5 + 2 * 12
+    assert len(summary.columns) == 5 + 4 * 12
 
 
 def test_every_column_is_in_the_dictionary() -> None:
