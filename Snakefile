@@ -18,7 +18,10 @@ include: "workflow/rules/adopted.smk"
 include: "workflow/rules/predict.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/tables.smk"
+include: "workflow/rules/compare.smk"
+include: "workflow/rules/inspect.smk"
 include: "workflow/rules/figures.smk"
+include: "workflow/rules/report.smk"
 
 
 # The tables are committed, so in a fresh clone they exist: the metrics, which do not, make the runs run.
@@ -26,8 +29,8 @@ rule all:
     default_target: True
     input:
         of_every_seed("metrics.json"),
-        RESULTS / "detectors.csv",
-        RESULTS / "summary.csv",
         PUBLISHED,
-        RESULTS / "figures/overview.png",
-        RESULTS / "figures/scenes.png",
+        TABLES,
+        FIGURES,
+        PICTURES,
+        RESULTS / "report.html",

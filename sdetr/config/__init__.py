@@ -54,6 +54,7 @@ from sdetr.config.recipe import (
     TrainingConfig,
     TrainTransforms,
     Transforms,
+    content_sha256,
 )
 from sdetr.config.suite import (
     AblationConfig,
@@ -126,6 +127,7 @@ __all__ = [
     "TrainTransforms",
     "TrainingConfig",
     "Transforms",
+    "content_sha256",
     "dump_yaml",
     "override",
     "parse",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -169,5 +170,9 @@ class Recipe(Config):
 
     def sha256(self) -> str:
         """Hash of the content, whatever its layout on disk."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return content_sha256(self.model_dump(mode="json"))
+
+
+def content_sha256(content: Mapping[str, Any]) -> str:
+    """The hash of a recipe by its content as plain data, also of one that another version wrote."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -184,6 +184,9 @@ class Suite(Config):
     threads: PositiveInt = Field(description="CPU threads that a training or a prediction takes")
     workers: NonNegativeInt = Field(description="processes that load images; 0 loads in the training process")
     pretraining: PretrainingConfig | None
+    measure_attention: bool = Field(
+        description="measure here what self-attention costs, by tokens and heads; about a minute on a CPU"
+    )
     set: dict[str, Any] = Field(default_factory=dict, description="dotted recipe keys that every run sets otherwise")
     weights_files: dict[Name, Path | None] = Field(
         default_factory=dict, description="released files that the user gives; runs whose file is null are left out"

@@ -17,6 +17,7 @@ from sdetr.config import (
     RunConfig,
     ShapesDataset,
     SplitPaths,
+    StackedDETRConfig,
     Suite,
 )
 
@@ -86,6 +87,36 @@ class Plan:
     def trained(self) -> tuple[str, ...]:
         """The runs that are trained."""
         return tuple(name for name, run in self.runs.items() if run.released is None)
+
+    @property
+    def stacked_run(self) -> str | None:
+        """The run whose attention is pictured: the first of the stacked family with most stages."""
+        stages = {
+            name: len(recipe.detector.stages)
+            for name, recipe in self.recipes.items()
+            if isinstance(recipe.detector, StackedDETRConfig)
+        }
+        return max(stages, key=lambda name: stages[name], default=None)
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Names of the tables that are made of the suite, without those of published numbers."""
+        there = {
+            "claims": self.claims is not None,
+            "ablations": bool(self.ablations),
+            "attention": self.suite.measure_attention,
+            "attention_fit": self.suite.measure_attention,
+        }
+        return ("detectors", "summary", "cost", *(name for name, wanted in there.items() if wanted))
+
+    @property
+    def pictures(self) -> tuple[str, ...]:
+        """Names of the pictures that are drawn of attention."""
+        there = {
+            "attention_cost": self.suite.measure_attention,
+            "qkva/qkva_grid": self.stacked_run is not None,
+        }
+        return tuple(name for name, wanted in there.items() if wanted)
 
     def released_file(self, run: str) -> Path:
         """Where the weights of a released run lie, or will lie when they are downloaded."""

@@ -106,8 +106,13 @@ SUITE: dict[str, Any] = {
     "threads": 1,
     "workers": 0,
     "pretraining": {"recipe": "backbone", "seed": 0},
+    "measure_attention": False,
     "runs": {"one": {"recipe": "first", "seeds": [0]}, "two": {"recipe": "second", "seeds": [0]}},
 }
+
+
+COLLECTED = {"tables", "cost", "figures", "report"}
+"""What is made of all runs together."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +161,7 @@ class Tree:
     def write(self, path: str, content: dict[str, Any]) -> None:
         file = self.root / path
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(yaml.safe_dump(content), encoding="utf-8")
+        file.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
 
 @pytest.fixture(scope="session")

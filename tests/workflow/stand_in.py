@@ -18,7 +18,11 @@ WRITES = {
     "adopt": ("detections.json", "predict.json", "train.json"),
     "predict": ("detections.json", "predict.json"),
     "tables": ("detectors.csv", "summary.csv"),
-    "figures": ("figures/overview.png", "figures/scenes.png"),
+    "claims": ("claims.csv",),
+    "ablations": ("ablations.csv",),
+    "figures": tuple(f"figures/{name}.png" for name in ("ap_by_size", "precision_recall", "detections", "scenes")),
+    "qkva": ("qkva_grid.png",),
+    "report": ("report.html",),
 }
 
 
@@ -32,9 +36,11 @@ def main() -> None:
         root = Path(yaml.safe_load(Path(options["--dataset"]).read_text())["root"])
         outputs = [root / f"annotations/instances_{split}.json" for split in SPLITS]
     elif command in WRITES:
-        outputs = [Path(options["--out"]) / name for name in WRITES[command]]
+        outputs = [Path(options.get("--results") or options["--out"]) / name for name in WRITES[command]]
     else:
         outputs = [Path(options["--out"])]
+    if command == "attention-cost":
+        outputs.append(outputs[0].with_name("attention_fit.csv"))
     if "--published" in options:
         outputs += [Path(options["--out"]) / name for name in ("published.csv", "agreement.csv")]
     if command == "train":

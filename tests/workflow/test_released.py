@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from tests.workflow.conftest import SUITE, Tree
+from tests.workflow.conftest import COLLECTED, SUITE, Tree
 from tests.workflow.test_lint import ACCEPTED
 
 ADDRESS = "https://example.org/weights-0123abcd.pth"
@@ -26,7 +26,7 @@ def suite(tree: Tree, runs: dict[str, Any], **changes: Any) -> None:
 
 
 def of_run(name: str) -> set[str]:
-    return {f"{rule} {name} seed0" for rule in ("convert", "predict", "evaluate")} | {"tables", "figures"}
+    return {f"{rule} {name} seed0" for rule in ("convert", "predict", "evaluate", "bootstrap")} | COLLECTED
 
 
 def test_a_released_run_joins_trained_ones(tree: Tree) -> None:
@@ -74,7 +74,7 @@ def test_another_description_of_the_weights_converts_them_again(tree: Tree) -> N
 
 def test_a_suite_may_have_released_runs_only(tree: Tree) -> None:
     tree.write("config/other.yaml", {**SUITE, "suite": "other", "pretraining": None, "runs": {"theirs": run()}})
-    assert tree.plan("--configfile", "config/other.yaml") == {"fetch"} | of_run("theirs")
+    assert tree.plan("--configfile", "config/other.yaml") == {"fetch", "qkva"} | of_run("theirs")
 
 
 def test_runs_whose_file_is_not_named_are_left_out_and_cost_no_other(tree: Tree, tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_runs_whose_file_is_not_named_are_left_out_and_cost_no_other(tree: Tree,
     assert tree.plan("--config", f"weights_files={{theirs: '{file}'}}") == of_run("theirs") | of_run("again")
     lost = tree.snakemake("--dry-run", "--config", "weights_files={theirs: /nowhere/a.pth}")
     assert lost.code != 0
-    said = "error: config/demo.yaml: runs.again: released.weights: there is no file /nowhere/a.pth; get it at a shop"
+    said = "error: config/demo.yaml: runs.theirs: released.weights: there is no file /nowhere/a.pth; get it at a shop"
     assert [line for line in lost.text.splitlines() if "error" in line] == [said]
 
 
@@ -97,16 +97,17 @@ def test_published_numbers_are_written_with_the_tables(tree: Tree) -> None:
     (tree.root / "config/published.csv").write_text(ROWS)
     compared = {**SUITE["runs"]["one"], "published": {"row": "detr", "tolerance": {"AP": 0.2}}}
     suite(tree, {"one": compared})
-    assert tree.plan() == {"tables", "figures"}
+    assert tree.plan() == {"tables", "figures", "report"}
     outcome = tree.snakemake()
     assert outcome.code == 0, outcome.text
-    call = (tree.root / "calls.log").read_text().splitlines()[-2]
-    assert call.startswith("tables --out results/micro --published results/micro/published.yaml results/micro/runs/one")
+    calls = (tree.root / "calls.log").read_text().splitlines()
+    call = "tables --out results/micro --published results/micro/published.yaml results/micro/runs/one"
+    assert any(line.startswith(call) for line in calls)
     assert tree.plan() == set()
     (tree.root / "config/published.csv").write_text(ROWS.replace("42.0", "42.1"))
-    assert tree.plan() == {"tables", "figures"}
+    assert tree.plan() == {"tables", "figures", "report"}
     (tree.root / "results/micro/agreement.csv").unlink()
-    assert tree.plan() == {"tables", "figures"}
+    assert tree.plan() == {"tables", "figures", "report"}
 
 
 def test_the_linter_finds_nothing_else_in_the_rules_of_released_weights(tree: Tree) -> None:
@@ -119,7 +120,7 @@ def test_a_results_file_of_another_program_joins_the_tables(tree: Tree) -> None:
     (tree.root / "seed 5.json").write_text("[]")
     theirs = {"results_file": "seed {seed}.json", "model": "Theirs", "source": "a program", "seeds": [5]}
     suite(tree, {"theirs": theirs})
-    assert tree.plan() == {"adopt theirs seed5", "evaluate theirs seed5", "tables", "figures"}
+    assert tree.plan() == {f"{rule} theirs seed5" for rule in ("adopt", "evaluate", "bootstrap")} | COLLECTED
     assert tree.snakemake().code == 0
     assert tree.plan() == set()
     (tree.root / "seed 5.json").touch()
@@ -130,4 +131,4 @@ def test_a_suite_of_results_files_alone_needs_no_training(tree: Tree) -> None:
     (tree.root / "theirs.json").write_text("[]")
     runs = {"theirs": {"results_file": "theirs.json", "model": "Theirs", "source": "a program"}}
     tree.write("config/demo.yaml", {**SUITE, "suite": "other", "runs": runs, "pretraining": None})
-    assert tree.plan() == {"adopt theirs seed0", "evaluate theirs seed0", "tables", "figures"}
+    assert tree.plan() == {f"{rule} theirs seed0" for rule in ("adopt", "evaluate", "bootstrap")} | COLLECTED

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.workflow.conftest import DATASET, PROJECT, RECIPE, SUITE, Tree
+from tests.workflow.conftest import COLLECTED, DATASET, PROJECT, RECIPE, SUITE, Tree
 
-SCORED = {"evaluate one seed0", "evaluate two seed0", "tables", "figures"}
+SCORED = {f"{rule} {run} seed0" for rule in ("evaluate", "bootstrap") for run in ("one", "two")} | COLLECTED
 PREDICTED = {"predict one seed0", "predict two seed0"}
 
 
 def of_run(run: str) -> set[str]:
-    return {f"{rule} {run} seed0" for rule in ("train", "predict", "evaluate")} | {"tables", "figures"}
+    return {f"{rule} {run} seed0" for rule in ("train", "predict", "evaluate", "bootstrap")} | COLLECTED
 
 
 def test_a_suite_runs_to_its_tables_with_a_log_of_each_job(finished: Tree) -> None:
@@ -49,15 +49,15 @@ def test_editing_a_recipe_re_runs_its_run_only(tree: Tree) -> None:
 
 def test_removing_a_run_makes_the_tables_anew(tree: Tree) -> None:
     tree.write("config/demo.yaml", {**SUITE, "runs": {"one": SUITE["runs"]["one"]}})
-    assert tree.plan() == {"tables", "figures"}
+    assert tree.plan() == COLLECTED
 
 
 @pytest.mark.parametrize(
     ("file", "expected"),
     [
         ("sdetr/evaluation/coco_metrics.py", SCORED),
-        ("sdetr/engine/train.py", SCORED),
-        ("sdetr/models/stacked.py", SCORED | PREDICTED),
+        ("sdetr/engine/train.py", {job for job in SCORED if "bootstrap" not in job} - {"cost"}),
+        ("sdetr/models/stacked.py", SCORED | PREDICTED | {"qkva"}),
         ("baselines/detr.py", SCORED | PREDICTED),
     ],
 )
@@ -74,19 +74,19 @@ def test_editing_the_rules_trains_nothing(tree: Tree) -> None:
 
 def test_editing_the_data_set_runs_everything(tree: Tree) -> None:
     tree.write("config/datasets/micro.yaml", {**DATASET, "image_size": 96})
-    assert tree.plan() == {"draw", "check", "pretrain"} | of_run("one") | of_run("two")
+    assert tree.plan() == {"draw", "check", "pretrain", "qkva"} | of_run("one") | of_run("two")
 
 
 def test_the_pretraining_seed_is_followed_by_every_run_that_starts_from_it(tree: Tree) -> None:
     tree.write("config/demo.yaml", {**SUITE, "pretraining": {"recipe": "backbone", "seed": 1}})
-    assert tree.plan() == {"pretrain"} | of_run("one") | of_run("two")
+    assert tree.plan() == {"pretrain", "qkva"} | of_run("one") | of_run("two")
 
 
 def test_committed_tables_do_not_stand_in_for_runs(tree: Tree) -> None:
     for ignored in ("data", ".snakemake", "results/micro/runs", "results/micro/logs"):
         shutil.rmtree(tree.root / ignored)
     (tree.root / "results/micro/data_check.json").unlink()
-    everything = {"draw", "check", "pretrain"} | of_run("one") | of_run("two")
+    everything = {"draw", "check", "pretrain", "qkva"} | of_run("one") | of_run("two")
     assert tree.plan() == everything
     # Git gives the tables the age of the checkout, which may be later than that of the recipes just written.
     for table in ("detectors.csv", "summary.csv"):
@@ -99,7 +99,7 @@ def test_another_suite_shares_the_drawing_and_not_the_runs(tree: Tree) -> None:
     tree.write("config/other.yaml", alone)
     outcome = tree.snakemake("--configfile", "config/other.yaml")
     assert outcome.code == 0, outcome.text
-    assert outcome.jobs == of_run("third") | {"check", "pretrain"}
+    assert outcome.jobs == of_run("third") | {"check", "pretrain", "qkva"}
     assert tree.plan() == set()
 
 
@@ -115,7 +115,7 @@ def test_a_run_that_fails_keeps_its_checkpoint_and_costs_no_other(tree: Tree) ->
     assert not (runs / "one/seed0/weights.pt").exists()
     assert (runs / "one/seed0/checkpoints/last.pt").exists()
     (tree.root / "FAIL").unlink()
-    assert tree.plan() == of_run("one")
+    assert tree.plan() == of_run("one") | {"qkva"}
 
 
 def test_the_command_line_reaches_the_commands(tree: Tree) -> None:
@@ -179,7 +179,7 @@ def test_coco_is_checked_before_training_and_its_age_does_not_matter(tree: Tree,
     chosen = ("--configfile", "config/coco.yaml", "--config")
     outcome = tree.snakemake(*chosen, f"coco_root={root}")
     assert outcome.code == 0, outcome.text
-    assert outcome.jobs == of_run("one") | {"check"}
+    assert outcome.jobs == of_run("one") | {"check", "qkva"}
     for split in splits:
         (root / f"annotations/{split}.json").touch()
     assert tree.plan(*chosen, f"coco_root={root}") == set()

@@ -29,6 +29,18 @@ PUBLISHED = [
     for name in ("published.csv", "agreement.csv")
     if PLAN.published.cited
 ]
+TABLES = [RESULTS / f"{name}.csv" for name in PLAN.tables]
+# Those that every suite has; some suites have more.
+FIGURES = [
+    RESULTS / f"figures/{name}.png"
+    for name in ("ap_by_size", "precision_recall", "detections", "scenes")
+]
+# Those that rules of their own draw.
+PICTURES = [RESULTS / f"figures/{name}.png" for name in PLAN.pictures]
+# How a reader of the report makes it again.
+MADE_BY = "snakemake --cores all" + (
+    f" --configfile {SUITE_FILES}" if workflow.overwrite_configfiles else ""
+)
 BACKBONE = RESULTS / "runs/pretraining/backbone.pt"
 SEED = RESULTS / "runs/{run}/seed{seed}"
 SEED_LOGS = LOGS / "{run}-seed{seed}"

@@ -7,6 +7,11 @@ if PLAN.claims is not None:
             of_every_seed("metrics.json"),
             of_every_seed("bootstrap.npz"),
             rules.tables.output.detectors,
+            [
+                RESULTS / f"{name}.csv"
+                for name in ("attention", "attention_fit")
+                if name in PLAN.tables
+            ],
             claims=RESULTS / "claims.yaml",
         output:
             RESULTS / "claims.csv",
@@ -15,8 +20,10 @@ if PLAN.claims is not None:
         params:
             sdetr=SDETR,
             results=RESULTS,
+            attention=f"--attention {RESULTS}" if SUITE.measure_attention else "",
         shell:
-            "{params.sdetr} claims --claims {input.claims:q} --results {params.results:q} 2>&1 | tee -i {log:q}"
+            "{params.sdetr} claims --claims {input.claims:q} --results {params.results:q} {params.attention} "
+            "2>&1 | tee -i {log:q}"
 
 
 if PLAN.ablations:

@@ -1,0 +1,20 @@
+# One page of everything: it opens from disk and needs no network.
+rule report:
+    input:
+        code("sdetr/evaluation/**/*", "sdetr/config/**/*.py"),
+        PUBLISHED,
+        TABLES,
+        FIGURES,
+        PICTURES,
+    output:
+        RESULTS / "report.html",
+    log:
+        LOGS / "report.log",
+    params:
+        sdetr=SDETR,
+        results=RESULTS,
+        description=SUITE.description,
+        made_by=MADE_BY,
+    shell:
+        "{params.sdetr} report --out {params.results:q} --description {params.description:q} "
+        "--made-by {params.made_by:q} 2>&1 | tee -i {log:q}"
