@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
-import hashlib
-import subprocess
 import tempfile
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from torch import nn
+from torchvision.transforms.v2.functional import resize
 
+from sdetr.attempts import attempt
 from sdetr.config import CocoDataset, Recipe, ShapesDataset
 from sdetr.data.coco import CocoImages
-from sdetr.data.transforms import test_transform
+from sdetr.data.transforms import Sample, test_transform
 from sdetr.detector import DetectorModule, create_detector
+from sdetr.engine.checkpoint import save_tensors
 from sdetr.engine.device import prepare_device
 from sdetr.engine.predict import predict
-from sdetr.engine.train import Monitor, Trainer, seed_step
+from sdetr.engine.stop import Stop
+from sdetr.engine.train import Monitor, Trainer, TrainingResult, seed_step
 from sdetr.errors import UserError
 from sdetr.evaluation.coco_metrics import evaluate
 from sdetr.evaluation.cost import device_name, gflops, peak_memory_gb, trainable_parameters
 from sdetr.evaluation.results_file import write_results
-from sdetr.files import atomic_path, write_json
+from sdetr.files import atomic_path, sha256, write_json
+from sdetr.finished import forget, is_finished, keep, start_over
 from sdetr.models.backbone import load_exactly, read_state_dict
+from sdetr.provenance import FINISHED, Record, git_commit
+from sdetr.suite.checks import BUILT_IN_WEIGHTS
 
+_PRETRAINED = ("backbone.pt",)
+_TRAINED = ("weights.pt", "train.json", "train.csv")
 _GFLOPS_IMAGES = 20
+# 480 x 640 pixels, which the paper's recipes resize to 800 x 1066.
+_STANDARD_IMAGE = (480, 640)
 
 
 @dataclass(frozen=True)
@@ -55,60 +66,92 @@ class RunIdentity:
     seed: int
 
 
-def pretrain_backbone(job: Job, suite: str, seed: int) -> None:
-    """Train the pretraining recipe on the ``pretraining`` split; its backbone goes to ``backbone.pt``."""
+def pretrain_backbone(job: Job, suite: str, seed: int, *, fresh: bool = False) -> None:
+    """Train the pretraining recipe on the ``pretraining`` split; its backbone goes to ``backbone.pt``.
+
+    Args:
+        job: what to train.
+        suite: name of the suite.
+        seed: decides the weights at the start, the order of images and their augmentation.
+        fresh: start over, whatever was learnt already.
+    """
     if not isinstance(job.dataset, ShapesDataset):
         raise UserError(f"data set {job.dataset.name} has no pretraining split; set the suite's pretraining to null")
-    device = prepare_device(job.gpus, job.threads)
-    images = CocoImages(job.dataset.split("pretraining"), job.recipe.label_numbering)
-    detector = _new_detector(job.recipe, images, seed, "none")
-    inputs = run_inputs(job.dataset.split("pretraining").annotations, None)
-    trainer = _trainer(job, detector, images, f"{suite}/pretraining", seed, inputs, device, monitor=None)
-    trainer.run()
-    backbone = getattr(detector, "backbone", None)
-    if backbone is None:
-        raise UserError("pretraining.recipe: its detector has no backbone to hand on; name a recipe that pretrains one")
-    with atomic_path(job.folder / "backbone.pt") as temporary:
-        torch.save({name: value.cpu() for name, value in backbone.state_dict().items()}, temporary)
-    trainer.finish()
+    with attempt(job.folder, "pretrain", {**_settings(job), "seed": seed, "fresh": fresh}) as (stop, record):
+        record.describe(run={"suite": suite, "run": "pretraining", "seed": seed}, **_described(job))
+        if fresh:
+            start_over(job.folder, _PRETRAINED)
+        split = job.dataset.split("pretraining")
+        images = CocoImages(split, job.recipe.label_numbering)
+        inputs = run_inputs(split.annotations, None)
+        if _is_finished(job, record, "pretrain", seed, inputs, _PRETRAINED):
+            return
+        device = _device(job, record)
+        detector = _new_detector(job.recipe, images, seed, "none")
+        backbone = getattr(detector, "backbone", None)
+        if backbone is None:
+            raise UserError(
+                "pretraining.recipe: its detector has no backbone to hand on; name a recipe that pretrains one"
+            )
+        trainer = _trainer(job, detector, images, f"{suite}/pretraining", seed, inputs, device, monitor=None)
+        _run(trainer, stop, record)
+        _save_state(job.folder / "backbone.pt", backbone)
+        _close(job, trainer, record, _PRETRAINED)
 
 
-def train_run(job: Job, identity: RunIdentity, backbone_weights: Path | None) -> None:
-    """Train one run; writes ``weights.pt`` and, last of all, ``train.json``."""
-    device = prepare_device(job.gpus, job.threads)
-    images = job.images("train")
-    weights = None if backbone_weights is None else str(backbone_weights)
-    detector = _new_detector(job.recipe, images, identity.seed, weights)
-    name = f"{identity.run} seed {identity.seed}"
-    inputs = run_inputs(job.dataset.split("train").annotations, backbone_weights)
-    trainer = _trainer(job, detector, images, name, identity.seed, inputs, device, _monitor(job, device))
-    result = trainer.run()
-    path = job.folder / "weights.pt"
-    with atomic_path(path) as temporary:
-        torch.save({name: value.cpu().contiguous() for name, value in detector.state_dict().items()}, temporary)
-    write_json(
-        job.folder / "train.json",
-        {
-            **asdict(identity),
-            "model": job.recipe.model,
-            "origin": "trained_here",
-            "source": job.recipe.source,
-            "epochs": round(result.epochs, 4),
-            "steps": result.steps,
-            "batch_size": job.recipe.training.batch_size,
-            "train_minutes": result.seconds / 60,
-            "images_per_second_train": result.images_per_second,
-            "peak_memory_gb": peak_memory_gb(device),
-            "trainable_parameters": trainable_parameters(detector),
-            "dropped_boxes": images.dropped_boxes,
-            "device": device_name(device),
-            "precision": job.recipe.training.precision,
-            "git_commit": git_commit(),
-            "recipe_sha256": job.recipe.sha256(),
-            "weights_sha256": sha256(path),
-        },
-    )
-    trainer.finish()
+def train_run(job: Job, identity: RunIdentity, backbone_weights: Path | None, *, fresh: bool = False) -> None:
+    """Train one run; writes ``weights.pt`` and, last of all, ``train.json``.
+
+    Args:
+        job: what to train.
+        identity: what the tables call it.
+        backbone_weights: the suite's own backbone, for recipes that start from it.
+        fresh: start over, whatever was learnt already.
+    """
+    facts = {**_settings(job), "seed": identity.seed, "fresh": fresh}
+    with attempt(job.folder, "train", facts) as (stop, record):
+        record.describe(run=asdict(identity), **_described(job))
+        if backbone_weights is not None:
+            forget(backbone_weights.parent, _PRETRAINED)
+        if fresh:
+            start_over(job.folder, _TRAINED)
+        images = job.images("train")
+        inputs = run_inputs(job.dataset.split("train").annotations, backbone_file(job.recipe, backbone_weights))
+        if _is_finished(job, record, "train", identity.seed, inputs, _TRAINED):
+            return
+        device = _device(job, record)
+        weights = None if backbone_weights is None else str(backbone_weights)
+        detector = _new_detector(job.recipe, images, identity.seed, weights)
+        name = f"{identity.run} seed {identity.seed}"
+        trainer = _trainer(job, detector, images, name, identity.seed, inputs, device, _monitor(job, device))
+        result = _run(trainer, stop, record)
+        path = job.folder / "weights.pt"
+        _save_state(path, detector)
+        write_json(
+            job.folder / "train.json",
+            {
+                **asdict(identity),
+                "model": job.recipe.model,
+                "origin": "trained_here",
+                "source": job.recipe.source,
+                "epochs": round(result.epochs, 4),
+                "steps": result.steps,
+                "batch_size": job.recipe.training.batch_size,
+                "train_minutes": result.seconds / 60,
+                "images_per_second_train": result.images_per_second,
+                "peak_memory_gb": peak_memory_gb(device),
+                "trainable_parameters": trainable_parameters(detector),
+                "dropped_boxes": images.dropped_boxes,
+                "device": device_name(device),
+                "gpus": job.gpus,
+                "threads": job.threads,
+                "precision": job.recipe.training.precision,
+                "git_commit": git_commit(),
+                "recipe_sha256": job.recipe.sha256(),
+                "weights_sha256": sha256(path),
+            },
+        )
+        _close(job, trainer, record, _TRAINED)
 
 
 def run_inputs(annotations: Path, backbone_weights: Path | None) -> dict[str, str]:
@@ -119,26 +162,102 @@ def run_inputs(annotations: Path, backbone_weights: Path | None) -> dict[str, st
     return inputs
 
 
+def backbone_file(recipe: Recipe, suite_backbone: Path | None) -> Path | None:
+    """The file that a training's backbone starts from: the suite's, or the one that the recipe names."""
+    backbone = getattr(recipe.detector, "backbone", None)
+    if suite_backbone is not None or backbone is None or backbone.weights in BUILT_IN_WEIGHTS:
+        return suite_backbone
+    return Path(backbone.weights)
+
+
+def _settings(job: Job) -> dict[str, Any]:
+    return {"gpus": job.gpus, "threads": job.threads, "workers": job.workers}
+
+
+def _described(job: Job) -> dict[str, Any]:
+    recipe = job.recipe
+    return {"dataset": job.dataset.name, "recipe_sha256": recipe.sha256(), "recipe": recipe.model_dump(mode="json")}
+
+
+def _device(job: Job, record: Record) -> torch.device:
+    """The job's device, on record."""
+    device = prepare_device(job.gpus, job.threads)
+    record.note(device=device_name(device))
+    if device.type == "cuda":
+        memory = round(torch.cuda.get_device_properties(device).total_memory / 1e9, 1)
+        cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+        record.note(cuda=torch.version.cuda, cudnn=cudnn, gpu_memory_gb=memory)
+    return device
+
+
+def _is_finished(
+    job: Job, record: Record, name: str, seed: int, inputs: Mapping[str, str], files: Sequence[str]
+) -> bool:
+    """Whether this very training has ended already; what decides it goes on record."""
+    decided_by = {"recipe_sha256": job.recipe.sha256(), "seed": seed, "inputs": dict(inputs)}
+    record.note(**decided_by)
+    if is_finished(job.folder, files, record, name, decided_by):
+        record.end("finished already")
+        return True
+    return False
+
+
+def _run(trainer: Trainer, stop: Stop, record: Record) -> TrainingResult:
+    trainer.resume()
+    record.note(first_step=trainer.step)
+    try:
+        return trainer.run(stop)
+    finally:
+        record.note(last_step=trainer.step)
+
+
+def _save_state(path: Path, module: nn.Module) -> None:
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        save_tensors({name: value.cpu().contiguous() for name, value in module.state_dict().items()}, file)
+
+
+def _close(job: Job, trainer: Trainer, record: Record, files: Sequence[str]) -> None:
+    """Nothing is thrown away before what follows from it is safe."""
+    keep(job.folder, files)
+    record.note(outputs={name: sha256(job.folder / name) for name in files})
+    record.end(FINISHED)
+    trainer.finish()
+
+
 def predict_run(job: Job, weights: Path) -> None:
     """Detect on the val split; writes ``detections.json`` and, last of all, ``predict.json``."""
-    device = prepare_device(job.gpus, job.threads)
-    images = job.images("val")
-    detector = _new_detector(job.recipe, images, 0, "none")
-    load_exactly(detector, read_state_dict(weights), weights)
-    detector.to(device).to(memory_format=_layout(job.recipe))  # type: ignore[call-overload]
-    predictions = predict(detector, job.recipe, images, device, job.workers)
-    write_results(job.folder / "detections.json", predictions.results)
-    write_json(
-        job.folder / "predict.json",
-        {
-            "eval_batch_size": job.recipe.evaluation.batch_size,
-            "eval_precision": job.recipe.evaluation.precision,
-            "images": len(images),
-            "images_per_second_infer": predictions.images_per_second,
-            "gflops": _mean_gflops(detector, job.recipe, images, device),
-            "device": device_name(device),
-        },
-    )
+    with attempt(job.folder, "predict", _settings(job)) as (_, record):
+        forget(job.folder, _TRAINED)
+        device = _device(job, record)
+        images = job.images("val")
+        detector = _new_detector(job.recipe, images, 0, "none")
+        load_exactly(detector, read_state_dict(weights), weights)
+        detector.to(device).to(memory_format=_layout(job.recipe))  # type: ignore[call-overload]
+        predictions = predict(detector, job.recipe, images, device, job.workers)
+        # Before operations are counted: that runs plain attention, which holds more.
+        peak = peak_memory_gb(device)
+        write_results(job.folder / "detections.json", predictions.results)
+        standard = _standard_image(images, job.recipe)
+        write_json(
+            job.folder / "predict.json",
+            {
+                "eval_batch_size": job.recipe.evaluation.batch_size,
+                "eval_precision": job.recipe.evaluation.precision,
+                "images": len(images),
+                "images_per_second_infer": predictions.images_per_second,
+                "peak_memory_gb_infer": peak,
+                "parameters": sum(parameter.numel() for parameter in detector.parameters()),
+                "gflops": _mean_gflops(detector, job.recipe, images, device),
+                "gflops_standard_size": _gflops(detector, standard, device),
+                "standard_size": f"{standard[0].shape[-2]} x {standard[0].shape[-1]}",
+                "device": device_name(device),
+            },
+        )
+        record.note(
+            recipe_sha256=job.recipe.sha256(),
+            inputs={"weights.pt": sha256(weights), "annotations": sha256(job.dataset.split("val").annotations)},
+            outputs={"detections.json": sha256(job.folder / "detections.json")},
+        )
 
 
 def _new_detector(recipe: Recipe, images: CocoImages, seed: int, backbone_weights: str | None) -> DetectorModule:
@@ -189,38 +308,29 @@ def _monitor(job: Job, device: torch.device) -> Monitor:
     return score
 
 
-@torch.no_grad()
 def _mean_gflops(detector: DetectorModule, recipe: Recipe, images: CocoImages, device: torch.device) -> float:
     """Mean over evenly spaced images of the val split, each alone and resized as the recipe tests."""
     count = min(_GFLOPS_IMAGES, len(images))
-    total = 0.0
-    for i in range(count):
-        image, target = test_transform(*images.load(i * len(images) // count), recipe.transforms.test)
-        pixels, size = image.to(device).float() / 255, torch.tensor([target.original_size], device=device)
-        total += gflops(partial(detector.detect, [pixels], size))
-    return total / count
+    samples = (images.load(i * len(images) // count) for i in range(count))
+    return sum(_gflops(detector, test_transform(*each, recipe.transforms.test), device) for each in samples) / count
+
+
+def _standard_image(images: CocoImages, recipe: Recipe) -> Sample:
+    """The first image of the val split, stretched to COCO's commonest size and then resized as the recipe tests.
+
+    Faster R-CNN computes for each proposal, so its operations need an image with something in it.
+    """
+    image, target = images.load(0)
+    stretched = resize(image, list(_STANDARD_IMAGE), antialias=True)
+    return test_transform(stretched, replace(target, size=_STANDARD_IMAGE), recipe.transforms.test)
+
+
+@torch.no_grad()
+def _gflops(detector: DetectorModule, sample: Sample, device: torch.device) -> float:
+    image, target = sample
+    pixels, size = image.to(device).float() / 255, torch.tensor([target.original_size], device=device)
+    return gflops(partial(detector.detect, [pixels], size))
 
 
 def _layout(recipe: Recipe) -> torch.memory_format:
     return torch.channels_last if recipe.training.channels_last else torch.contiguous_format
-
-
-def sha256(path: Path) -> str:
-    """Hash of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def git_commit() -> str:
-    """Commit of the code that runs, with ``-dirty`` if files differ from it; ``unknown`` outside a repository."""
-    here = Path(__file__).parent
-
-    def git(*arguments: str) -> str:
-        result = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True)
-        return result.stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", "../sdetr", "../baselines")
-        return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"

@@ -7,16 +7,23 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
-from sdetr.cli import data, plans, released, runs, tables
+from sdetr.cli import claims, compare, data, figures, inspect, plans, released, report, runs, tables, verify
 from sdetr.cli.common import Command
+from sdetr.engine.stop import Stopped
 from sdetr.errors import UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0, or 2 after an error that the user can mend."""
+    """Run one command.
+
+    Returns:
+        The exit status: 0, 2 after an error that the user can mend, 128 and its number after a signal that stopped it.
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     options = _parser().parse_args(arguments)
     command: Command = options.command
@@ -25,6 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except (Stopped, KeyboardInterrupt) as stopped:
+        # Whoever reads these lines may have been stopped by the same signal.
+        with suppress(OSError):
+            print(str(stopped) or "stopped by SIGINT", file=sys.stderr)
+        return stopped.exit_status if isinstance(stopped, Stopped) else 128 + signal.SIGINT
     return 0
 
 
@@ -34,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Train, score and compare SDETR, DETR and Faster R-CNN; `snakemake` calls this for you.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for group in (data, runs, released, plans, tables):
+    for group in (data, runs, released, plans, compare, tables, claims, inspect, figures, report, verify):
         group.add(commands)
     return parser
 

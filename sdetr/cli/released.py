@@ -14,7 +14,9 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
         commands, "fetch", _fetch, "download released weights; the file appears only if its checksum is right"
     )
     fetch.add_argument("address")
-    fetch.add_argument("--sha256", required=True, help="SHA-256 of the file, or its first characters")
+    checksum = fetch.add_mutually_exclusive_group(required=True)
+    for algorithm in ("sha256", "md5"):
+        checksum.add_argument(f"--{algorithm}", help="checksum of the file, or its first characters")
     convert = add_command(
         commands, "convert", _convert, "make released weights a run, which is then predicted and scored"
     )
@@ -37,9 +39,11 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
 
 
 def _fetch(options: argparse.Namespace) -> None:
+    from sdetr.config import Checksum
     from sdetr.released import fetch
 
-    fetch(options.address, options.sha256, options.out)
+    checksum = Checksum("sha256", options.sha256) if options.sha256 else Checksum("md5", options.md5)
+    fetch(options.address, checksum, options.out)
 
 
 def _convert(options: argparse.Namespace) -> None:

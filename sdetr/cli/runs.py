@@ -18,6 +18,7 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
     for parser in (pretrain, train):
         parser.add_argument("--suite", required=True)
         parser.add_argument("--seed", type=int, required=True)
+        parser.add_argument("--fresh", action="store_true", help="start over; what was learnt in --out is deleted")
     predict = add_command(commands, "predict", _predict, "detect objects on the val split")
     predict.add_argument("--weights", type=Path, required=True)
     for parser in (pretrain, train, predict):
@@ -38,14 +39,14 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
 def _pretrain(options: argparse.Namespace) -> None:
     from sdetr.jobs import pretrain_backbone
 
-    pretrain_backbone(job_of(options), options.suite, options.seed)
+    pretrain_backbone(job_of(options), options.suite, options.seed, fresh=options.fresh)
 
 
 def _train(options: argparse.Namespace) -> None:
     from sdetr.jobs import RunIdentity, train_run
 
     identity = RunIdentity(options.suite, options.run, options.recipe_name, options.seed)
-    train_run(job_of(options), identity, options.backbone_weights)
+    train_run(job_of(options), identity, options.backbone_weights, fresh=options.fresh)
 
 
 def _predict(options: argparse.Namespace) -> None:

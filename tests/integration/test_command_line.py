@@ -54,6 +54,11 @@ def test_from_drawing_to_tables(folder: Path, small_shapes: ShapesDataset, capsy
         assert main([*evaluate, "--out", str(out / "metrics.json")]) == 0
         outs.append(str(out))
     assert main(["tables", "--out", str(folder), *outs]) == 0
+    assert main(["cost", "--out", str(folder / "cost.csv"), *outs]) == 0
+    costs = pd.read_csv(folder / "cost.csv")
+    assert costs["standard_size"].tolist() == ["64 x 64"] * 3
+    assert (costs["parameters"] >= costs["trainable_parameters"]).all()
+    assert (costs[["gflops_standard_size", "peak_memory_gb_infer", "core_hours"]] > 0).all(axis=None)
     table = pd.read_csv(folder / "detectors.csv")
     assert table["run"].tolist() == list(RUNS)
     assert table["epochs"].tolist() == [2, 2, 2]
@@ -81,7 +86,7 @@ def test_weights_of_another_recipe_are_refused(folder: Path, capsys: pytest.Capt
     (folder / "wide.yaml").write_text(dump_yaml(small.recipe("demo_detr", detector__queries=13)))
     arguments = ["predict", "--recipe", str(folder / "wide.yaml"), "--dataset", str(folder / "dataset.yaml")]
     assert main([*arguments, "--weights", str(out / "weights.pt"), "--out", str(folder / "wide")]) == 2
-    assert "stages.0.queries.weight has shape (12, 96), not (13, 96)" in capsys.readouterr().err
+    assert "stages.0.queries.weight has shape (12, 64), not (13, 64)" in capsys.readouterr().err
 
 
 def test_a_gpu_that_is_not_there_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,1 @@
+"""What attention costs, and what it looks at."""
