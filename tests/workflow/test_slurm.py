@@ -31,6 +31,7 @@ pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
 HERE = Path(__file__).parent
 RUNS = ("cancelled", "limited")
 SCORES = ("weights.pt", "detections.json", "metrics.json")
+PATIENCE = 180
 SUBMITTED = {"train", "predict", "evaluate", "bootstrap"}
 
 
@@ -64,7 +65,7 @@ def project(root: Path) -> Tree:
     recipe["training"] = {**RECIPE["training"], "epochs": 15}
     recipe["evaluation"] = {**RECIPE["evaluation"], "monitor_epochs": 5}
     tree.write("config/recipes/braked.yaml", recipe)
-    tree.write("config/datasets/micro.yaml", {**DATASET, "train": {"images": 40, "seed": 0}})
+    tree.write("config/datasets/micro.yaml", {**DATASET, "size_mix": [1.0, 0.0, 0.0], "train": {"images": 40, "seed": 0}})
     runs = {run: {"recipe": "braked", "seeds": [0]} for run in RUNS}
     tree.write("config/micro.yaml", {**SUITE, "pretraining": None, "runs": runs})
     return tree
@@ -103,9 +104,9 @@ def disturbed(slurm: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Distu
     with (tree.root / "output").open("wb") as output:
         snakemake = subprocess.Popen(call(), cwd=tree.root, env=slurm.environment, stdout=output, stderr=output)
         try:
-            restarts = disturb(slurm, tree.root)
+            restarts = Suite(slurm, tree.root, snakemake).disturb()
             (tree.root / "brake").unlink()
-            code = snakemake.wait(120)
+            code = snakemake.wait(PATIENCE)
         finally:
             snakemake.kill()
             snakemake.wait()
@@ -118,44 +119,50 @@ def call(*arguments: str) -> list[str]:
     return [sys.executable, launcher, *chosen, *arguments]
 
 
-def disturb(slurm: Cluster, root: Path) -> int:
-    """Disturb both runs once they train; returns how often SLURM put the first back into the queue."""
-    limited, cancelled = job_in_training(slurm, root, "limited"), job_in_training(slurm, root, "cancelled")
-    slurm.run("scontrol", "update", f"JobId={limited}", "TimeLimit=1")
-    slurm.run("scontrol", "requeue", cancelled)
-    wait_for(lambda: ends(root, "cancelled") == 1)
-    assert job_in_training(slurm, root, "cancelled") == cancelled
-    restarts = re.search(r"Restarts=(\d+)", slurm.run("scontrol", "show", "job", cancelled))
-    assert restarts is not None
-    slurm.run("scancel", cancelled)
-    wait_for(lambda: ends(root, "cancelled") == 2 and ends(root, "limited") == 1)
-    return int(restarts[1])
+@dataclass(frozen=True)
+class Suite:
+    """A suite at work, and what can be done to it."""
 
+    slurm: Cluster
+    root: Path
+    snakemake: subprocess.Popen[bytes]
 
-def job_in_training(slurm: Cluster, root: Path, run: str) -> str:
-    """Number of a run's job, once it has taken steps of its own."""
-    last = root / f"results/micro/runs/{run}/seed0/train.jsonl"
-    before = steps(last)
-    wait_for(lambda: steps(last) > before)
-    return next(number for number, comment in slurm.jobs().items() if comment == f"rule_train_wildcards_{run}_0")
+    def disturb(self) -> int:
+        """Disturb both runs once they train; returns how often SLURM put one back into the queue."""
+        limited, cancelled = self.job_in_training("limited"), self.job_in_training("cancelled")
+        self.slurm.run("scontrol", "update", f"JobId={limited}", "TimeLimit=1")
+        self.slurm.run("scontrol", "requeue", cancelled)
+        self.wait_for(lambda: self.ends("cancelled") == 1)
+        assert self.job_in_training("cancelled") == cancelled
+        restarts = re.search(r"Restarts=(\d+)", self.slurm.run("scontrol", "show", "job", cancelled))
+        assert restarts is not None
+        self.slurm.run("scancel", cancelled)
+        self.wait_for(lambda: self.ends("cancelled") == 2 and self.ends("limited") == 1)
+        return int(restarts[1])
 
+    def job_in_training(self, run: str) -> str:
+        """Number of a run's job, once it has taken more steps than those before it."""
+        before = self.steps(run)
+        self.wait_for(lambda: self.steps(run) > before)
+        comment = f"rule_train_wildcards_{run}_0"
+        return next(number for number, said in self.slurm.jobs().items() if said == comment)
 
-def steps(log: Path) -> int:
-    lines = log.read_text().splitlines() if log.exists() else []
-    return int(json.loads(lines[-1])["step"]) if lines else 0
+    def steps(self, run: str) -> int:
+        log = self.root / f"results/micro/runs/{run}/seed0/train.jsonl"
+        lines = log.read_text().splitlines() if log.exists() else []
+        return int(json.loads(lines[-1])["step"]) if lines else 0
 
+    def ends(self, run: str) -> int:
+        """How many attempts at a run's training have ended."""
+        record = json.loads((self.root / f"results/micro/runs/{run}/seed0/run.json").read_text())
+        return sum("why" in attempt for attempt in record["attempts"])
 
-def ends(root: Path, run: str) -> int:
-    """How many attempts at a run's training have ended."""
-    record = json.loads((root / f"results/micro/runs/{run}/seed0/run.json").read_text())
-    return sum("why" in attempt for attempt in record["attempts"])
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            assert self.snakemake.poll() is None, (self.root / "output").read_text()
+            assert time.monotonic() < deadline, (self.root / "output").read_text()
+            time.sleep(0.2)
 
 
 def without_times(curve: Path) -> pd.DataFrame:

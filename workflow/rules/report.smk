@@ -1,7 +1,7 @@
 # One page of everything: it opens from disk and needs no network.
 rule report:
     input:
-        code("sdetr/evaluation/**/*", "sdetr/config/**/*.py"),
+        code("sdetr/evaluation/**/*.py", "sdetr/evaluation/templates/*"),
         PUBLISHED,
         TABLES,
         FIGURES,
