@@ -13,8 +13,8 @@ from pathlib import Path
 from sdetr.config import ResultsFileConfig
 from sdetr.evaluation.coco_metrics import annotation_ids
 from sdetr.evaluation.results_file import read_results
-from sdetr.files import atomic_path, write_json
-from sdetr.jobs import RunIdentity, sha256
+from sdetr.files import atomic_path, sha256, write_json
+from sdetr.jobs import RunIdentity
 
 _NOT_KNOWN_OF_TRAINING = (
     *("steps", "batch_size", "train_minutes", "images_per_second_train", "peak_memory_gb", "trainable_parameters"),

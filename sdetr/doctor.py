@@ -19,7 +19,7 @@ from typing import Literal
 
 import torch
 
-from sdetr.config import BackboneConfig, Recipe, SplitPaths, Suite
+from sdetr.config import BackboneConfig, Detectron2FasterRCNNConfig, Recipe, SplitPaths, StepCountSchedule, Suite
 from sdetr.data.checks import check_dataset
 from sdetr.data.coco import CocoImages
 from sdetr.data.labels import LabelMap
@@ -27,9 +27,9 @@ from sdetr.detector import create_detector
 from sdetr.engine.checkpoint import load_checkpoint
 from sdetr.engine.train import made_with
 from sdetr.errors import UserError
-from sdetr.jobs import run_inputs
+from sdetr.jobs import backbone_file, run_inputs
 from sdetr.models.backbone import build_backbone, imagenet_weights
-from sdetr.released import check_sha256, load_released
+from sdetr.released import check_checksum, load_released
 from sdetr.suite import PRETRAINING, Plan
 from sdetr.workload import (
     Data,
@@ -50,6 +50,7 @@ DECODED = 200
 """Images of each split that are decoded unless all are asked for."""
 
 _PACKAGES = ("torch", "torchvision", "numpy", "pycocotools", "faster-coco-eval", "snakemake")
+_OPTIONAL = ("detectron2",)
 _TIMEOUT = 5
 
 
@@ -94,6 +95,7 @@ def examine(suite_file: Path, coco_root: Path | None, decode: int | None, with_m
             yield Finding("WARNING", "all other checks", "not done; mend the data first")
             return
         yield from _guarded("categories", lambda: _categories(data))
+        yield from _guarded("schedules", lambda: _schedules(data))
         yield from _released_weights(data)
         yield from _guarded("disk", lambda: _disk(data))
         yield from _guarded("earlier runs", lambda: _earlier_runs(data))
@@ -118,6 +120,11 @@ def _versions() -> Iterator[Finding]:
             found.append(f"{package} {importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:
             yield Finding("ERROR", "versions", f"{package} is not installed; install requirements.txt")
+    for package in _OPTIONAL:
+        try:
+            found.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            found.append(f"no {package} (which only the recipes that are named after it need)")
     yield Finding("ok", "versions", ", ".join([*found, f"CUDA {torch.version.cuda or 'not built in'}", _driver()]))
 
 
@@ -186,6 +193,22 @@ def _category_finding(load: Workload, label_map: LabelMap) -> Finding:
     return Finding("ok", f"categories, {load.run}", text)
 
 
+def _schedules(data: Data) -> Iterator[Finding]:
+    """Drops that are counted in steps fit one number of images: on a smaller set, the training may end before them."""
+    for load in workloads(data.plan):
+        schedule = load.recipe.schedule
+        if load.split is None or not isinstance(schedule, StepCountSchedule):
+            continue
+        steps = planned_steps(load.recipe, data.count(load.split, load.recipe))
+        missed = [drop for drop in schedule.drop_steps if drop >= steps]
+        if missed:
+            text = f"training ends after {steps} steps, before the learning rate drops at step {missed[0]}; "
+            text += "make training.epochs larger, or schedule.drop_steps and training.max_steps smaller"
+            yield Finding("WARNING", f"schedule, {load.run}", text)
+        else:
+            yield Finding("ok", f"schedule, {load.run}", f"{steps} steps, drops at {list(schedule.drop_steps)}")
+
+
 # ---------------------------------------------------------------------------------------------- weights
 
 
@@ -198,7 +221,12 @@ def _weights(plan: Plan) -> Iterator[Finding]:
         seen.add((backbone.name, backbone.weights))
         subject = f"weights, {backbone.name}"
         try:
-            yield _weights_finding(subject, backbone)
+            if isinstance(load.recipe.detector, Detectron2FasterRCNNConfig) and backbone.weights != "none":
+                # Whether a file fits only detectron2's own converter knows; the number of classes is another matter.
+                create_detector(load.recipe.detector, num_classes=1)
+                yield Finding("ok", subject, f"{backbone.weights} can be read and fits")
+            else:
+                yield _weights_finding(subject, backbone)
         except UserError as error:
             yield Finding("ERROR", subject, str(error))
 
@@ -237,8 +265,9 @@ def _released_finding(subject: str, data: Data, load: Workload) -> Iterator[Find
     if not path.exists() and released.is_address:
         yield _download_finding(subject, released.weights, path)
         return
-    if released.sha256 is not None:
-        check_sha256(path, released.sha256, "get the file again, or correct released.sha256")
+    if released.checksum is not None:
+        remedy = f"get the file again, or correct released.{released.checksum.algorithm}"
+        check_checksum(path, released.checksum, remedy)
     num_classes = data.images(load.images_of, load.recipe).label_map.num_classes
     load_released(load.recipe, num_classes, path, released.batch_norm_epsilon)
     yield Finding("ok", subject, f"{path} can be read and fits")
@@ -319,13 +348,10 @@ def _checkpoints(plan: Plan, load: Workload, seed: int, folder: Path, paths: Spl
                 f"{backbone} is gone, which its checkpoints belong to; put it back, or delete {folder}",
             )
             return
-    inputs = run_inputs(paths.annotations, backbone)
+    inputs = run_inputs(paths.annotations, backbone_file(load.recipe, backbone))
     checkpoint = load_checkpoint(folder, made_with(load.recipe, seed, inputs))
-    subject = f"run {load.run}, seed {seed}"
-    if checkpoint is None:
-        yield Finding("WARNING", subject, f"no checkpoint in {folder} can be read; the run starts over")
-    else:
-        yield Finding("ok", subject, f"goes on after step {checkpoint.step}")
+    if checkpoint is not None:
+        yield Finding("ok", f"run {load.run}, seed {seed}", f"goes on after step {checkpoint.step}")
 
 
 # ----------------------------------------------------------------------------------------------- memory

@@ -78,7 +78,6 @@ def pretrain_backbone(job: Job, suite: str, seed: int, *, fresh: bool = False) -
     if not isinstance(job.dataset, ShapesDataset):
         raise UserError(f"data set {job.dataset.name} has no pretraining split; set the suite's pretraining to null")
     with attempt(job.folder, "pretrain", {**_settings(job), "seed": seed, "fresh": fresh}) as (stop, record):
-        record.describe(run={"suite": suite, "run": "pretraining", "seed": seed}, **_described(job))
         if fresh:
             start_over(job.folder, _PRETRAINED)
         split = job.dataset.split("pretraining")
@@ -86,6 +85,7 @@ def pretrain_backbone(job: Job, suite: str, seed: int, *, fresh: bool = False) -
         inputs = run_inputs(split.annotations, None)
         if _is_finished(job, record, "pretrain", seed, inputs, _PRETRAINED):
             return
+        record.describe(run={"suite": suite, "run": "pretraining", "seed": seed}, **_described(job))
         device = _device(job, record)
         detector = _new_detector(job.recipe, images, seed, "none")
         backbone = getattr(detector, "backbone", None)
@@ -110,7 +110,6 @@ def train_run(job: Job, identity: RunIdentity, backbone_weights: Path | None, *,
     """
     facts = {**_settings(job), "seed": identity.seed, "fresh": fresh}
     with attempt(job.folder, "train", facts) as (stop, record):
-        record.describe(run=asdict(identity), **_described(job))
         if backbone_weights is not None:
             forget(backbone_weights.parent, _PRETRAINED)
         if fresh:
@@ -119,6 +118,7 @@ def train_run(job: Job, identity: RunIdentity, backbone_weights: Path | None, *,
         inputs = run_inputs(job.dataset.split("train").annotations, backbone_file(job.recipe, backbone_weights))
         if _is_finished(job, record, "train", identity.seed, inputs, _TRAINED):
             return
+        record.describe(run=asdict(identity), **_described(job))
         device = _device(job, record)
         weights = None if backbone_weights is None else str(backbone_weights)
         detector = _new_detector(job.recipe, images, identity.seed, weights)
@@ -196,7 +196,7 @@ def _is_finished(
     """Whether this very training has ended already; what decides it goes on record."""
     decided_by = {"recipe_sha256": job.recipe.sha256(), "seed": seed, "inputs": dict(inputs)}
     record.note(**decided_by)
-    if is_finished(job.folder, files, record, name, decided_by):
+    if is_finished(job.folder, files, record, name, decided_by, job.recipe.model_dump(mode="json")):
         record.end("finished already")
         return True
     return False

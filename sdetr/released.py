@@ -5,6 +5,7 @@ From there on a released run is predicted, scored and tabulated as one that was 
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import logging
 import time
@@ -19,7 +20,9 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from sdetr.config import (
+    Checksum,
     CocoDataset,
+    Detectron2FasterRCNNConfig,
     Recipe,
     ReleasedConfig,
     ShapesDataset,
@@ -30,10 +33,18 @@ from sdetr.data.coco import CocoImages
 from sdetr.detector import DetectorModule, create_detector
 from sdetr.errors import UserError
 from sdetr.evaluation.cost import trainable_parameters
-from sdetr.files import atomic_path, write_json
-from sdetr.jobs import RunIdentity, git_commit, sha256
+from sdetr.files import atomic_path, sha256, write_json
+from sdetr.jobs import RunIdentity
 from sdetr.models.backbone import load_exactly
-from sdetr.models.reference_weights import add_unused_first_class, read_reference_state, rename, rename_torchvision
+from sdetr.models.detectron2_weights import released_state
+from sdetr.models.reference_weights import (
+    add_unused_first_class,
+    check_as_published,
+    read_reference_state,
+    rename,
+    rename_torchvision,
+)
+from sdetr.provenance import git_commit
 
 _TIMEOUT = 60
 _BLOCK = 1 << 20
@@ -41,19 +52,19 @@ _SECONDS_BETWEEN_LINES = 10.0
 _log = logging.getLogger(__name__)
 
 
-def fetch(address: str, checksum: str, path: Path) -> None:
+def fetch(address: str, checksum: Checksum, path: Path) -> None:
     """Download a file to ``path``, which appears only when its checksum is right; one that is there is checked.
 
     Args:
         address: http or https.
-        checksum: SHA-256 of the file, or the first characters of it.
+        checksum: of the file, or its first characters.
         path: where to.
 
     Raises:
         UserError: no connection, a refusal, a broken transfer, another file than the one that is expected.
     """
     if path.is_file():
-        check_sha256(path, checksum, "delete it, and it is downloaded again")
+        check_checksum(path, checksum, "delete it, and it is downloaded again")
         return
     with atomic_path(path) as temporary:
         try:
@@ -68,14 +79,20 @@ def fetch(address: str, checksum: str, path: Path) -> None:
                 f"{address}: no connection ({getattr(error, 'reason', None) or error}); check the network, "
                 f"or download the file elsewhere and put it at {path}"
             ) from error
-        check_sha256(temporary, checksum, f"try again, or get the file elsewhere and put it at {path}", address)
+        check_checksum(temporary, checksum, f"try again, or get the file elsewhere and put it at {path}", address)
 
 
-def check_sha256(path: Path, checksum: str, remedy: str, name: str | None = None) -> None:
-    """Refuse a file whose SHA-256 does not begin with ``checksum``; ``name`` is what to call it."""
-    found = sha256(path)
-    if not found.startswith(checksum):
-        raise UserError(f"{name or path}: its SHA-256 is {found}, which does not begin with {checksum}; {remedy}")
+def check_checksum(path: Path, checksum: Checksum, remedy: str, name: str | None = None) -> None:
+    """Refuse a file whose checksum does not begin with these digits; ``name`` is what to call it.
+
+    An MD5 of six characters, as in the names of detectron2's model zoo, tells a broken file from a whole one. It is no
+    protection against one that was made to fool it; that nothing in a file is executed is.
+    """
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, checksum.algorithm).hexdigest()
+    if not found.startswith(checksum.digits):
+        kind = {"sha256": "SHA-256", "md5": "MD5"}[checksum.algorithm]
+        raise UserError(f"{name or path}: its {kind} is {found}, which does not begin with {checksum.digits}; {remedy}")
 
 
 def _download(address: str, path: Path) -> None:
@@ -108,8 +125,9 @@ def convert_run(
     """
     if not weights.is_file():
         raise UserError(f"{weights}: there is no such file; get it at {released.obtain or released.weights}")
-    if released.sha256 is not None:
-        check_sha256(weights, released.sha256, "get the file again, or correct released.sha256")
+    if released.checksum is not None:
+        remedy = f"get the file again, or correct released.{released.checksum.algorithm}"
+        check_checksum(weights, released.checksum, remedy)
     num_classes = CocoImages(dataset.split("val"), recipe.label_numbering).label_map.num_classes
     detector = load_released(recipe, num_classes, weights, released.batch_norm_epsilon)
     with atomic_path(folder / "weights.pt") as temporary:
@@ -120,7 +138,7 @@ def convert_run(
             **asdict(identity),
             "model": recipe.model,
             "origin": "released_weights",
-            "released": released.weights,
+            "source": released.weights,
             **dict.fromkeys(("epochs", "steps", "batch_size", "train_minutes", "images_per_second_train")),
             "peak_memory_gb": None,
             "trainable_parameters": trainable_parameters(detector),
@@ -139,7 +157,8 @@ def load_released(
     """The recipe's detector with released weights, every name and shape of them.
 
     Args:
-        recipe: its detector decides in which names the file is read: SDETR's and DETR's own, or torchvision's.
+        recipe: its detector decides in which names the file is read: SDETR's and DETR's own, torchvision's, or
+            detectron2's.
         num_classes: labels of the data set in the recipe's numbering.
         source: a state dict or a checkpoint file; nothing in a file is executed.
         batch_norm_epsilon: see `fold_epsilon`; None keeps ours.
@@ -148,20 +167,23 @@ def load_released(
         UserError: the file does not fit, with the list of names; or such a detector has no released form.
     """
     config = recipe.detector
-    state = read_reference_state(source)
+    where = "released weights" if isinstance(source, Mapping) else source
     if isinstance(config, StackedDETRConfig):
-        own = {rename(name): value for name, value in state.items()}
+        check_as_published(config, where)
+        own = {rename(name): value for name, value in read_reference_state(source).items()}
     elif isinstance(config, TorchvisionFasterRCNNConfig):
+        state = read_reference_state(source)
         if recipe.label_numbering == "category_id":
             state = add_unused_first_class(state)
         own = {rename_torchvision(name): value for name, value in state.items()}
+    elif isinstance(config, Detectron2FasterRCNNConfig):
+        own = {f"model.{name}": value for name, value in released_state(config, source, where).items()}
     else:
         raise UserError(f"released: detector.factory {config.factory} has no released form that is known here")
     empty = config.backbone.model_copy(update={"weights": "none"})
     detector = create_detector(config.model_copy(update={"backbone": empty}), num_classes)
     # Frozen batch norm counts no batches, but files that were saved from the learning one do.
     counters = {f"{name}.num_batches_tracked" for name in _frozen_norms(detector)}
-    where = "released weights" if isinstance(source, Mapping) else source
     load_exactly(detector, {name: value for name, value in own.items() if name not in counters}, where)
     if batch_norm_epsilon is not None:
         fold_epsilon(detector, batch_norm_epsilon)
@@ -174,7 +196,10 @@ def fold_epsilon(detector: nn.Module, epsilon: float) -> None:
 
     torchvision's Faster R-CNN of 2019 was trained without an epsilon, and its builder sets it to 0 for that file.
     """
-    for norm in _frozen_norms(detector).values():
+    norms = _frozen_norms(detector)
+    if not norms:
+        raise UserError("released.batch_norm_epsilon: this detector has no frozen norm of torchvision's; remove it")
+    for norm in norms.values():
         variance = norm.running_var.double()
         norm.weight.copy_(norm.weight.double() * ((variance + norm.eps) / (variance + epsilon)).sqrt())
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator, Sized
 from dataclasses import dataclass
 
@@ -15,6 +17,8 @@ from sdetr.data.coco import CocoImages
 from sdetr.data.transforms import Sample, test_transform, train_transform
 from sdetr.errors import UserError
 from sdetr.structures import Batch
+
+_STOPPING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 
 def steps_per_epoch(images: Sized, batch_size: int) -> int:
@@ -106,7 +110,13 @@ def _batches(samples: _Samples, batches: list[list[int]], workers: int) -> Itera
         worker_init_fn=_start_worker,
         generator=torch.Generator(),  # else each epoch would draw a number from the global generator
     )
-    for batch in loader:
+    # A worker inherits what is blocked here, until it has left the group whose signals are not for it.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+    try:
+        loaded = iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    for batch in loaded:
         if isinstance(batch, UserError):
             raise batch
         yield batch
@@ -123,5 +133,11 @@ def _collate(samples: list[Sample | UserError]) -> Batch | UserError:
 
 
 def _start_worker(_worker: int) -> None:
+    # Ctrl-C, and what a scheduler sends to a whole group, is for the main process: it needs its workers to the end of
+    # the step, and ends them itself.
+    os.setpgid(0, 0)
+    for number in signal.sigpending() & _STOPPING:
+        signal.sigwait({number})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
     # One file descriptor per tensor, torch's default, runs out at a few hundred images in flight.
     torch.multiprocessing.set_sharing_strategy("file_system")  # type: ignore[no-untyped-call]

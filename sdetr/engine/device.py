@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+from sdetr.engine.gpu_lock import take_gpu
 from sdetr.errors import UserError
 from sdetr.structures import Batch, Target
 
@@ -16,7 +17,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 def prepare_device(gpus: int, threads: int) -> torch.device:
-    """Set this process up for ``threads`` CPU threads and return its device.
+    """Set this process up for ``threads`` CPU threads and return its device; a GPU is no other process's here.
 
     Raises:
         UserError: a GPU is asked for and none is visible.
@@ -25,6 +26,9 @@ def prepare_device(gpus: int, threads: int) -> torch.device:
     if gpus == 0:
         _keep_freed_memory()
         return torch.device("cpu")
+    # A program that uses CUDA already has chosen its GPU itself.
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        take_gpu()
     if not torch.cuda.is_available():
         raise UserError(
             "gpus: no CUDA GPU is visible; set `gpus: 0` in the suite (or --config gpus=0) to run on the CPU"

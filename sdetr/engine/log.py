@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -16,21 +19,57 @@ _log = logging.getLogger(__name__)
 
 
 class StepLog:
-    """A file of JSON lines, one per logged step; on resuming, lines beyond the checkpoint are dropped."""
+    """A file of JSON lines, one per logged step; on resuming, lines beyond the checkpoint are dropped.
+
+    What cannot be written, as on a full disk, is kept and written as soon as it can be.
+    """
 
     def __init__(self, path: Path, first_step: int) -> None:
-        kept = []
-        if path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                if line.endswith("}") and json.loads(line)["step"] <= first_step:
-                    kept.append(line + "\n")
-        write_text(path, "".join(kept))
+        kept = "".join(line for line, step in _lines(path) if step <= first_step)
+        write_text(path, kept)
         self._path = path
+        self._length = len(kept.encode())
+        self._waiting = ""
 
     def write(self, record: dict[str, float]) -> None:
         """Append one record."""
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        self._waiting += json.dumps(record) + "\n"
+        with suppress(OSError):
+            self._append()
+
+    def sync(self) -> None:
+        """Put all records on the disk.
+
+        Raises:
+            OSError: it cannot be done now.
+        """
+        self._append()
+        with self._path.open("rb") as file:
+            os.fsync(file.fileno())
+
+    def _append(self) -> None:
+        content = self._waiting.encode()
+        with self._path.open("r+b") as file:
+            # A full disk may have taken half a line.
+            file.truncate(self._length)
+            file.seek(self._length)
+            file.write(content)
+        self._length += len(content)
+        self._waiting = ""
+
+
+def _lines(path: Path) -> Iterator[tuple[str, int]]:
+    """Lines of a log with their steps, up to the first that was cut short."""
+    if not path.exists():
+        return
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+        try:
+            step = int(json.loads(line)["step"])
+        except (ValueError, KeyError, TypeError):
+            return
+        if not line.endswith("\n"):
+            return
+        yield line, step
 
 
 class Progress:

@@ -26,7 +26,9 @@ from sdetr.engine.checkpoint import Checkpoint, clear_checkpoints, load_checkpoi
 from sdetr.engine.device import images_to_device, mixed_precision, targets_to_device
 from sdetr.engine.log import Progress, StepLog, write_curve
 from sdetr.engine.schedule import learning_rate_factor
+from sdetr.engine.stop import Stop, Stopped
 from sdetr.errors import UserError
+from sdetr.files import remove_leftovers
 from sdetr.structures import Batch
 
 _LOG_EVERY = 10
@@ -83,44 +85,74 @@ class Trainer:
         planned = recipe.training.epochs * self._steps_per_epoch
         self._total_steps = min(planned, recipe.training.max_steps or planned)
         self._step = 0
+        self._loss = math.nan
+        self._epoch_ended = False
         self._seconds = 0.0
         self._rows: list[dict[str, float]] = []
+        self._saved: tuple[int, bool] | None = None
 
-    def run(self) -> TrainingResult:
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        return self._step
+
+    def run(self, stop: Stop | None = None) -> TrainingResult:
         """Train to the end, from the newest checkpoint if there is one.
+
+        Args:
+            stop: asks to stop: a checkpoint is written after the step in progress. None: nobody asks.
 
         Raises:
             UserError: the loss or a gradient is not finite, or the checkpoint belongs to another recipe.
+            Stopped: ``stop`` asked.
+            OSError: the log or the learning curve cannot be written at the end.
         """
-        self._resume()
-        steps = StepLog(self._folder / "train.jsonl", self._step)
-        batch_size = self._recipe.training.batch_size
-        progress = Progress(self._name, self._step, self._total_steps, batch_size)
-        started = time.monotonic()
-        before = self._seconds
-        saved = started
-        while self._step < self._total_steps:
-            epoch, first = divmod(self._step, self._steps_per_epoch)
-            for batch in self.batches(epoch, first):
-                loss = self.train_step(batch)
-                self._seconds = before + time.monotonic() - started
-                self._log_step(steps, epoch, loss)
-                progress.update(self._step, epoch, loss)
-                if self._step == self._total_steps:
-                    break
-                # Not at the end of an epoch: resuming from there would skip its row of the learning curve.
-                within_epoch = self._step % self._steps_per_epoch != 0
-                if within_epoch and time.monotonic() - saved > 60 * self._recipe.training.checkpoint_minutes:
-                    self._save()
-                    saved = time.monotonic()
-            # Monitoring is not training: its time is taken out.
-            paused = time.monotonic()
-            self._end_epoch(epoch, loss)
-            saved = time.monotonic()
-            started += saved - paused
+        stop = stop or Stop()
+        self.resume()
+        self._step_log = StepLog(self._folder / "train.jsonl", self._step)
+        progress = Progress(self._name, self._step, self._total_steps, self._recipe.training.batch_size)
+        try:
+            while not (self._step == self._total_steps and self._epoch_ended):
+                stop.check()
+                if self._at_end_of_epoch and not self._epoch_ended:
+                    metrics = self._score()
+                    with stop.held():
+                        self._end_epoch(metrics)
+                else:
+                    with stop.held():
+                        self._train_epoch(stop, progress)
+        except Stopped as stopped:
+            raise self._stopped(stopped) from None
+        self._write_records()
         epochs = self._step / self._steps_per_epoch
-        rate = self._step * batch_size / max(self._seconds, 1e-9)
+        rate = self._step * self._recipe.training.batch_size / max(self._seconds, 1e-9)
         return TrainingResult(self._step, epochs, self._seconds, rate)
+
+    def _train_epoch(self, stop: Stop, progress: Progress) -> None:
+        """Take the steps that are left of an epoch, or fewer if it is time to stop."""
+        epoch, first = divmod(self._step, self._steps_per_epoch)
+        saved = time.monotonic()
+        started = saved - self._seconds
+        self._epoch_ended = False
+        batches = self.batches(epoch, first)
+        while (batch := self._next(batches)) is not None:
+            self._loss = self.train_step(batch)
+            self._seconds = time.monotonic() - started
+            self._log_step(epoch)
+            progress.update(self._step, epoch, self._loss)
+            if stop.requested or self._step == self._total_steps:
+                break
+            if time.monotonic() - saved > 60 * self._recipe.training.checkpoint_minutes:
+                self._save()
+                saved = time.monotonic()
+
+    def _next(self, batches: Iterator[Batch]) -> Batch | None:
+        try:
+            return next(batches, None)
+        except Exception:
+            # No step has begun, so all that was learnt is whole: once the image is mended, training goes on from here.
+            self._save()
+            raise
 
     def finish(self) -> None:
         """Drop the checkpoints; call it once the final weights are written."""
@@ -178,36 +210,103 @@ class Trainer:
             "or set training.precision to fp32"
         )
 
-    def _log_step(self, steps: StepLog, epoch: int, loss: float) -> None:
+    def _log_step(self, epoch: int) -> None:
         if self._step % _LOG_EVERY and self._step != self._total_steps:
             return
         rates = {f"lr_{group['name']}": group["lr"] for group in self._optimizer.param_groups}
-        steps.write({"step": self._step, "epoch": epoch, "loss": loss, "seconds": round(self._seconds, 3), **rates})
+        seconds = round(self._seconds, 3)
+        self._step_log.write({"step": self._step, "epoch": epoch, "loss": self._loss, "seconds": seconds, **rates})
 
-    def _end_epoch(self, epoch: int, loss: float) -> None:
-        last = self._step == self._total_steps
-        if self._monitor is not None and (last or (epoch + 1) % self._recipe.evaluation.monitor_epochs == 0):
-            metrics = self._monitor(self._detector)
+    @property
+    def _at_end_of_epoch(self) -> bool:
+        return self._step > 0 and (self._step % self._steps_per_epoch == 0 or self._step == self._total_steps)
+
+    @property
+    def _epoch(self) -> int:
+        """Number of the epoch that the last step belongs to, from 1."""
+        return math.ceil(self._step / self._steps_per_epoch)
+
+    def _score(self) -> dict[str, float] | None:
+        """What the monitor says at the end of an epoch, where it is due."""
+        due = self._step == self._total_steps or self._epoch % self._recipe.evaluation.monitor_epochs == 0
+        if self._monitor is None or not due:
+            return None
+        try:
+            return self._monitor(self._detector)
+        except Exception:
+            self._save()
+            raise
+
+    def _end_epoch(self, metrics: Mapping[str, float] | None) -> None:
+        if metrics is not None:
+            seconds = round(self._seconds, 1)
             self._rows.append(
-                {"epoch": epoch + 1, "step": self._step, "loss": loss, "seconds": round(self._seconds, 1), **metrics}
+                {"epoch": self._epoch, "step": self._step, "loss": self._loss, "seconds": seconds, **metrics}
             )
-            write_curve(self._folder / "train.csv", self._rows)
-            _log.info("%s: epoch %d done, AP %.3f on the monitor split", self._name, epoch + 1, metrics["AP"])
+            _log.info("%s: epoch %d done, AP %.3f on the monitor split", self._name, self._epoch, metrics["AP"])
+        self._epoch_ended = True
         self._save()
 
-    def _save(self) -> None:
-        checkpoint = Checkpoint(
-            self._step, self._seconds, self._detector.state_dict(), self._optimizer.state_dict(), self._rows
-        )
-        save_checkpoint(self._folder / "checkpoints", checkpoint, self._made_with)
+    def _write_records(self) -> None:
+        """The log and the learning curve, on the disk."""
+        self._step_log.sync()
+        if self._rows:
+            write_curve(self._folder / "train.csv", self._rows)
 
-    def _resume(self) -> None:
-        checkpoint = load_checkpoint(self._folder / "checkpoints", self._made_with)
+    def _save(self) -> None:
+        """Write a checkpoint, and first the records up to it; where that fails, training goes on without."""
+        state = (self._step, self._epoch_ended)
+        if self._step == 0 or self._saved == state:
+            return
+        checkpoint = Checkpoint(
+            self._step,
+            self._loss,
+            self._epoch_ended,
+            self._seconds,
+            self._detector.state_dict(),
+            self._optimizer.state_dict(),
+            self._rows,
+        )
+        try:
+            self._write_records()
+            save_checkpoint(self._folder / "checkpoints", checkpoint, self._made_with)
+        except OSError as error:
+            _log.warning(
+                "%s: no checkpoint could be written after step %d (%s); those before it are kept, "
+                "and training goes on and tries again",
+                *(self._name, self._step, error.strerror or error),
+            )
+        else:
+            self._saved = state
+
+    def _stopped(self, stopped: Stopped) -> Stopped:
+        self._save()
+        last = 0 if self._saved is None else self._saved[0]
+        goes_on = "from there" if last == self._step else f"after step {last}"
+        return Stopped(
+            stopped.number,
+            f"{self._name}: {stopped} after step {self._step} of {self._total_steps}; "
+            f"the same command goes on {goes_on}",
+        )
+
+    def resume(self) -> None:
+        """Go to where the newest good checkpoint is, unless steps were taken; `run` does it by itself.
+
+        Raises:
+            UserError: the checkpoints belong to another recipe, seed or data, or none of them can be read.
+        """
+        if self._step:
+            return
+        folder = self._folder / "checkpoints"
+        remove_leftovers(folder)
+        checkpoint = load_checkpoint(folder, self._made_with)
         if checkpoint is None:
             return
         self._detector.load_state_dict(checkpoint.detector)
         self._optimizer.load_state_dict(checkpoint.optimizer)
-        self._step, self._seconds, self._rows = checkpoint.step, checkpoint.seconds, list(checkpoint.rows)
+        self._step, self._loss, self._epoch_ended = checkpoint.step, checkpoint.loss, checkpoint.epoch_ended
+        self._seconds, self._rows = checkpoint.seconds, list(checkpoint.rows)
+        self._saved = (self._step, self._epoch_ended)
         _log.info("%s: resumes after step %d of %d", self._name, self._step, self._total_steps)
 
 

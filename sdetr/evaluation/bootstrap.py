@@ -4,10 +4,12 @@ Images are drawn with replacement, and an image that is drawn twice counts as tw
 each drawn image once, as a set of image ids does, gives intervals that are about a fifth too narrow.) All runs are
 scored on the same draws, so what makes a set of images hard or easy for all of them cancels in their difference.
 
-The interval is the percentile interval: its ends are quantiles of the resampled values. It estimates where the metric
-would fall, on average, on other sets of as many images. AP on few objects lies above AP on endlessly many, because its
-precision envelope takes maxima; no interval here corrects for that, as published numbers share it. In differences it
-cancels. ``docs/statistics.md`` has the coverage that was measured, of other kinds of interval too.
+The interval is a centred percentile interval: from the 2.5 % to the 97.5 % quantile of the resampled values, moved so
+that their mean falls on the measured value. AP on few objects lies above AP on endlessly many, because its precision
+envelope takes maxima. Resampling adds that bias a second time, by up to half an interval where categories are rare, and
+the move takes it out again. So the interval is about what sets of as many images give on average; no interval here
+corrects for the first bias, which published numbers share. In differences both cancel. ``docs/statistics.md`` has the
+coverage that was measured, of other kinds of interval too.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ class Bootstrap:
 
 @dataclass(frozen=True)
 class ImageInterval:
-    """A metric, or the mean of it over runs, and its 95 % percentile interval over images, in 0..1.
+    """A metric, or the mean of it over runs, and its 95 % interval over images, in 0..1.
 
     ``point`` is None if no object counts for the metric, ``low`` and ``high`` also if that is so in any resample: the
     images are too few for an interval then.
@@ -136,7 +138,10 @@ def image_interval(runs: Sequence[Bootstrap], metric: str) -> ImageInterval:
         UserError: runs that were not scored on the same resamples.
     """
     _require_same_resamples(runs)
-    return ImageInterval(*_interval(*_mean(runs, metric)))
+    point, low, high = _interval(*_mean(runs, metric))
+    if low is None or high is None:
+        return ImageInterval(point, None, None)
+    return ImageInterval(point, max(low, 0.0), min(high, 1.0))
 
 
 def image_difference(first: Sequence[Bootstrap], second: Sequence[Bootstrap], metric: str) -> ImageDifference:
@@ -178,7 +183,7 @@ def _interval(point: float, values: Floats) -> tuple[float | None, float | None,
         return None, None, None
     if np.isnan(values).any():
         return point, None, None
-    low, high = np.quantile(values, _ENDS)
+    low, high = np.quantile(values, _ENDS) - (values.mean() - point)
     return point, float(low), float(high)
 
 

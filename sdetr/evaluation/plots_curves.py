@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from sdetr.evaluation.plots_common import INK, Look, Subject, Words, legend_below, looks, picture, read_csv
 
@@ -49,6 +50,7 @@ def draw_curves(
         _draw_references(axes, reference_curves, published_csv)
         axes.set(xlabel="epoch", ylabel="AP in percent, monitor split")
         axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(axis="y")
         legend_below(figure, [axes], columns=2 if reference_curves or published_csv else 4)
 
@@ -67,7 +69,7 @@ def draw_run(axes: Axes, name: str, curves: Sequence[pd.DataFrame], look: Look) 
         marker=look.marker,
         markersize=4.5,
         markevery=max(1, len(mean) // 15),
-        linewidth=1.8,
+        linewidth=1.6,
         label=f"{name} (n = {len(curves)})",
     )
 

@@ -81,7 +81,10 @@ def draw_claims(claims_csv: Path, out: Path, subject: Subject) -> None:
         for panel, (measure, lines) in zip(axes, panels.items(), strict=True):
             draw_differences(panel, lines)
             for no_effect in groups[measure]["no_effect"].unique():
-                panel.axvline(100 * no_effect if measure == "difference" else no_effect, color=INK, linewidth=0.8)
+                place = 100 * no_effect if measure == "difference" else no_effect
+                panel.axvline(place, color=INK, linewidth=0.8)
+                # So that there is room on both sides of it.
+                panel.plot(place, 0, alpha=0)
             panel.set_xlabel(_MEASURES[measure])
         legend_below(figure, axes, columns=6)
 

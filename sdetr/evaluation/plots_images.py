@@ -21,6 +21,9 @@ _COMPARED = 4
 _SMALL = 32**2
 _COLUMN = 1.6
 """Width of an image in inches."""
+_LONG_NAME = 16
+_NAMED = 0.12
+"""Part of an image's longer side: on smaller boxes a category's name would hide the object."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ def draw_detections(split: Split, detections: Mapping[str, Path], out: Path, sub
                 good = [entry for entry in entries if entry["image_id"] == image["id"] and entry["score"] >= SCORE]
                 _show(axes, split, image, sorted(good, key=lambda entry: entry["score"]))
         for axes, name in zip(panels[0], ("truth", *found), strict=True):
-            axes.set_title(name, loc="center", color=INK)
+            axes.set_title(name, loc="center", color=INK, fontsize=9 if len(name) <= _LONG_NAME else 6.5)
         _name_colours(figure, split)
 
 
@@ -135,9 +138,9 @@ def _show(axes: Axes, split: Split, image: Mapping[str, Any], entries: Iterable[
         axes.imshow(content.convert("RGB"))
     for entry in entries:
         place, name = split.categories[entry["category_id"]]
-        name = "" if split.few_categories else f"{name} "
         score = f"{100 * entry['score']:.0f}" if "score" in entry else ""
-        _draw_box(axes, entry, COLOURS[place % len(COLOURS)], f"{name}{score}".strip())
+        named = not split.few_categories and max(entry["bbox"][2:]) > _NAMED * max(image["width"], image["height"])
+        _draw_box(axes, entry, COLOURS[place % len(COLOURS)], f"{name} {score}".strip() if named else score)
     axes.set_axis_off()
 
 

@@ -56,7 +56,7 @@ def facts(suite: FinishedSuite) -> list[tuple[str, str]]:
         "Images": _images(suite),
         "Runs": f"{table['run'].nunique()}, each with {seeds} {'seed' if counts == [1] else 'seeds'}",
         "Device": _all(suite, "device"),
-        "Code": ", ".join(dict.fromkeys(_commit(row) for row in records(table))),
+        "Code": ", ".join(dict.fromkeys(filter(None, map(_commit, records(table))))),
     }
     return [(name, value) for name, value in said.items() if value]
 

@@ -131,13 +131,14 @@ def interval(low: float, high: float, decimals: int | None = 1, sign: str = "") 
 
 
 def digits(value: float, decimals: int | None, sign: str = "") -> str:
-    """A number with as many decimals; None: three significant digits, thousands apart. A minus is a minus."""
+    """A number with as many decimals; None: three significant digits. Thousands are set apart, a minus is a minus."""
     if decimals is None:
         size = abs(value)
-        decimals = 0 if size >= 100 or value == 0 else 1 if size >= 10 else 2 if size >= 1 else 3
         if 0 < size < 0.01:
             return f"{value:{sign}.2g}".replace("-", "−")
-    return f"{value:{sign},.{decimals}f}".replace("-", "−")
+        decimals = 0 if size >= 100 or value == 0 else 1 if size >= 10 else 2 if size >= 1 else 3
+    # Adding 0 makes a zero of a negative zero.
+    return f"{round(value, decimals) + 0:{sign},.{decimals}f}".replace("-", "−")
 
 
 def known(value: Any) -> float | None:

@@ -84,7 +84,8 @@ def _check_backbone_files(plan: Plan, where: str) -> None:
     for run in plan.trained:
         weights = plan.backbone_weights(run)
         if weights not in BUILT_IN_WEIGHTS and not Path(weights).is_file():
-            raise UserError(
-                f"{where}: runs.{run}: detector.backbone.weights: there is no file {weights}; "
-                f"give an existing file or one of {', '.join(BUILT_IN_WEIGHTS)}"
+            source = getattr(getattr(plan.recipes[run].detector, "backbone", None), "obtain", None)
+            remedy = (
+                f"get it at {source}" if source else f"give an existing file or one of {', '.join(BUILT_IN_WEIGHTS)}"
             )
+            raise UserError(f"{where}: runs.{run}: detector.backbone.weights: there is no file {weights}; {remedy}")

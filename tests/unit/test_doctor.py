@@ -6,6 +6,8 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator
+from functools import partial
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -115,6 +117,34 @@ def test_a_batch_larger_than_the_data_is_an_error(tmp_path: Path) -> None:
     recipe = small.recipe("demo_detr", training__batch_size=13)
     found = said(shapes_suite(tmp_path, {"detr": recipe}, drawn=True))
     assert "13 is more than the 12 training images" in found["disk"].text
+
+
+def test_drops_that_a_training_on_this_data_never_reaches_are_told(tmp_path: Path) -> None:
+    counted = {"kind": "step_count", "warmup_steps": 0, "warmup_factor": 0, "factor": 0.1}
+    recipes = {
+        name: small.recipe("demo_detr", schedule={**counted, "drop_steps": drops}, schedule__warmup_steps=1)
+        for name, drops in {"reached": [3, 5], "missed": [3, 6]}.items()
+    }
+    found = said(shapes_suite(tmp_path, recipes, drawn=True))
+    assert (found["schedule, reached"].level, found["schedule, missed"].level) == ("ok", "WARNING")
+    assert "training ends after 6 steps, before the learning rate drops at step 6" in found["schedule, missed"].text
+
+
+def test_the_version_of_an_optional_package_is_told_and_its_absence_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = shapes_suite(tmp_path, {"detr": small.recipe("demo_detr")}, drawn=False)
+    for installed, text in ((True, "detectron2 0.6,"), (False, "no detectron2 (")):
+        monkeypatch.setattr("sdetr.doctor.importlib.metadata.version", partial(_version, installed))
+        versions = said(suite)["versions"]
+        assert text in versions.text
+        assert versions.level == "ok"
+
+
+def _version(has_detectron2: bool, package: str) -> str:
+    if package == "detectron2" and not has_detectron2:
+        raise PackageNotFoundError(package)
+    return "0.6"
 
 
 def test_too_little_space_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from hashlib import sha256
+from hashlib import md5, sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import pytest
@@ -19,7 +19,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from baselines.torchvision_faster_rcnn import TorchvisionFasterRCNN
 from sdetr.cli import main
-from sdetr.config import Recipe, ReleasedConfig, ShapesDataset, dump_yaml, override, parse, read_yaml
+from sdetr.config import Checksum, Recipe, ReleasedConfig, ShapesDataset, dump_yaml, override, parse, read_yaml
 from sdetr.detector import create_detector
 from sdetr.errors import UserError
 from sdetr.released import fetch, load_released
@@ -38,8 +38,11 @@ def server() -> Iterator[FileServer]:
         yield running
 
 
-@pytest.mark.parametrize("checksum", [CHECKSUM, CHECKSUM[:8]])
-def test_a_file_is_fetched_once(server: FileServer, tmp_path: Path, checksum: str) -> None:
+@pytest.mark.parametrize(
+    "checksum",
+    [Checksum("sha256", CHECKSUM), Checksum("sha256", CHECKSUM[:8]), Checksum("md5", md5(CONTENT).hexdigest()[:6])],
+)
+def test_a_file_is_fetched_once(server: FileServer, tmp_path: Path, checksum: Checksum) -> None:
     path = tmp_path / "data/weights/a.pth"
     for _ in range(2):
         fetch(f"{server.url}/a.pth", checksum, path)
@@ -47,9 +50,9 @@ def test_a_file_is_fetched_once(server: FileServer, tmp_path: Path, checksum: st
     assert len(server.requests) == 1
 
 
-def refused(address: str, path: Path, checksum: str = CHECKSUM) -> str:
+def refused(address: str, path: Path, checksum: str = CHECKSUM, algorithm: Literal["sha256", "md5"] = "sha256") -> str:
     with pytest.raises(UserError) as caught:
-        fetch(address, checksum, path)
+        fetch(address, Checksum(algorithm, checksum), path)
     assert not list(path.parent.iterdir()), "a part of the file was left"
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -65,6 +68,9 @@ def test_what_cannot_be_fetched_leaves_nothing_and_says_what_to_do(server: FileS
     assert f"put it at {path}" in broken
     wrong = refused(address, path, "0123abcd")
     assert f"its SHA-256 is {CHECKSUM}, which does not begin with 0123abcd" in wrong
+    assert f"its MD5 is {md5(CONTENT).hexdigest()}, which does not begin with 012345" in refused(
+        address, path, "012345", "md5"
+    )
     assert "no connection" in refused("http://127.0.0.1:9/a.pth", path)
 
 
@@ -72,7 +78,7 @@ def test_a_file_that_is_there_is_checked_and_kept(server: FileServer, tmp_path: 
     path = tmp_path / "a.pth"
     path.write_bytes(b"something else")
     with pytest.raises(UserError, match=r"a.pth: its SHA-256 is .*; delete it, and it is downloaded again"):
-        fetch(f"{server.url}/a.pth", CHECKSUM, path)
+        fetch(f"{server.url}/a.pth", Checksum("sha256", CHECKSUM), path)
     assert path.read_bytes() == b"something else"
     assert not server.requests
 
@@ -171,8 +177,36 @@ def test_a_file_of_another_architecture_is_refused_with_the_list(
     (folder / "recipe.yaml").write_text(dump_yaml(recipe))
     assert convert(folder, folder / "served.pth") == 2
     said = capsys.readouterr().err
-    assert "served.pth: does not fit: stages.0.queries.weight has shape (12, 96), not (13, 96)" in said
+    width = recipe.detector.model_dump()["width"]
+    assert f"served.pth: does not fit: stages.0.queries.weight has shape (12, {width}), not (13, {width})" in said
     assert not (folder / "seed0" / "weights.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"sha256": None}, "sha256: what is downloaded is checked"),
+        ({"sha256": "0123abcd", "md5": "012345"}, "md5: one checksum is enough"),
+        ({"sha256": None, "md5": "0123456"}, "md5: string should match pattern"),
+    ],
+)
+def test_what_is_downloaded_has_exactly_one_checksum(said: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse(ReleasedConfig, {"weights": "https://example.org/model_final_012345.pkl", **said}, "here")
+    assert f"here: {message}" in str(caught.value)
+
+
+def test_an_md5_is_fetched_by_and_checked_by_the_command(
+    released: tuple[Path, dict[str, Tensor]], server: FileServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _ = released
+    served = (folder / "served.pth").read_bytes()
+    server.files["/detr.pth"] = served
+    address, digits = f"{server.url}/detr.pth", md5(served).hexdigest()[:6]
+    assert main(["fetch", address, "--md5", digits, "--out", str(folder / "detr.pth")]) == 0
+    assert convert(folder, folder / "detr.pth", weights=address, md5=digits) == 0
+    assert convert(folder, folder / "detr.pth", weights=address, md5="abcdef") == 2
+    assert "get the file again, or correct released.md5" in capsys.readouterr().err
 
 
 def test_a_detector_without_a_released_form_is_named() -> None:

@@ -11,7 +11,10 @@ rule figures:
         of_every_seed("bootstrap.npz"),
         RESULTS / "dataset.yaml",
     output:
-        FIGURES,
+        [
+            report(file, caption=f"../report/{file.stem}.rst", category="Pictures")
+            for file in FIGURES
+        ],
     log:
         LOGS / "figures.log",
     params:

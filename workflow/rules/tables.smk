@@ -8,8 +8,16 @@ rule tables:
         published=[RESULTS / "published.yaml"] if PUBLISHED else [],
     output:
         PUBLISHED,
-        detectors=RESULTS / "detectors.csv",
-        summary=RESULTS / "summary.csv",
+        detectors=report(
+            RESULTS / "detectors.csv",
+            caption="../report/detectors.rst",
+            category="Tables",
+        ),
+        summary=report(
+            RESULTS / "summary.csv",
+            caption="../report/summary.rst",
+            category="Tables",
+        ),
     log:
         LOGS / "tables.log",
     params:

@@ -32,7 +32,9 @@ function sortRows(body, column, sign) {
 
 function keyOf(cell) {
   if (cell.dataset.value !== undefined) return Number(cell.dataset.value);
-  const text = cell.textContent.trim();
+  // What stands small below, a model or an interval, does not count.
+  const text = [...cell.childNodes].filter((node) => node.nodeName !== "SMALL")
+    .map((node) => node.textContent).join("").trim();
   return text === "" ? null : text;
 }
 

@@ -136,7 +136,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
 def test_a_changed_recipe_does_not_resume_and_the_difference_is_shown(
     small_shapes: ShapesDataset, tmp_path: Path
 ) -> None:
-    trainer(small.recipe("demo_detr"), small_shapes, tmp_path).run()
+    trainer(small.recipe("demo_detr", optimizer__learning_rate=1e-3), small_shapes, tmp_path).run()
     changed = small.recipe("demo_detr", optimizer__learning_rate=3e-4)
     with pytest.raises(UserError, match=r"recipe.optimizer.learning_rate was 0.001, is 0.0003; .*delete .*checkpoints"):
         trainer(changed, small_shapes, tmp_path).run()

@@ -1,0 +1,76 @@
+"""An attempt at a job: alone in its folder, stopped by signals in its own time, and on record whatever ends it."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sdetr.engine.lock import first_free
+from sdetr.engine.stop import Stop, Stopped
+from sdetr.errors import UserError
+from sdetr.files import remove_leftovers
+from sdetr.provenance import FINISHED, Record
+
+_LOCK = ".lock"
+_CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+
+
+class Attempt(NamedTuple):
+    """What a job needs while it is at work: where it is asked to stop, and its record."""
+
+    stop: Stop
+    record: Record
+
+
+@contextmanager
+def attempt(folder: Path, job: str, facts: Mapping[str, Any]) -> Iterator[Attempt]:
+    """Run a job's block in the folder of its run; waits while another job is at work there.
+
+    Args:
+        folder: of the run.
+        job: ``train``, ``pretrain`` or ``predict``.
+        facts: for the record, as plain data.
+
+    Raises:
+        UserError: the folder cannot be written, from the start or later.
+        Stopped: a signal asked for it.
+    """
+    stop = Stop()
+    with stop.listening(), ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _, lock = first_free([folder / _LOCK], str(folder))
+            stack.callback(lock.release)
+            remove_leftovers(folder)
+            record = Record(folder, job, facts)
+        except OSError as error:
+            raise _cannot_write(folder, error) from error
+        with _on_record(folder, record):
+            yield Attempt(stop, record)
+
+
+@contextmanager
+def _on_record(folder: Path, record: Record) -> Iterator[None]:
+    try:
+        yield
+    except Stopped as stopped:
+        record.end(stopped.number.name)
+        raise
+    except BaseException as error:
+        kind = "error" if isinstance(error, UserError) else type(error).__name__
+        record.end(f"{kind}: {str(error).partition(chr(10))[0]}")
+        if isinstance(error, OSError) and error.errno in _CANNOT_WRITE:
+            raise _cannot_write(folder, error) from error
+        raise
+    record.end(FINISHED)
+
+
+def _cannot_write(folder: Path, error: OSError) -> UserError:
+    where = error.filename or folder
+    return UserError(
+        f"{where}: cannot be written ({error.strerror or error}); mend this and start the same command again: "
+        "a training goes on from its last checkpoint"
+    )

@@ -1,0 +1,88 @@
+"""Signals that ask a job to stop: SIGTERM, SIGINT (Ctrl-C) and SIGHUP (a closed terminal)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_STDERR = 2
+
+
+class Stopped(BaseException):
+    """A signal asked this process to stop; the message is one line for the user.
+
+    Not an Exception, as KeyboardInterrupt is none: whoever goes on after errors must not go on after this.
+    """
+
+    def __init__(self, number: signal.Signals, text: str) -> None:
+        super().__init__(text)
+        self.number = number
+
+    @property
+    def exit_status(self) -> int:
+        """What a shell gives for a process that died of the signal: 130 for SIGINT, 143 for SIGTERM."""
+        return 128 + self.number
+
+
+class Stop:
+    """Where a job learns that it is asked to stop; without `listening` nobody asks.
+
+    A signal raises `Stopped` at once, but inside `held` only when that ends. The second SIGINT kills the process.
+    """
+
+    def __init__(self) -> None:
+        self._number: signal.Signals | None = None
+        self._held = False
+
+    @property
+    def requested(self) -> bool:
+        """Whether a signal came."""
+        return self._number is not None
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Receive the signals until the block ends; one that this process was started to ignore stays ignored."""
+        # Python receives signals in the main thread only; a job that is called in another one leaves them alone.
+        mine = SIGNALS if threading.current_thread() is threading.main_thread() else ()
+        before = {number: signal.getsignal(number) for number in mine}
+        heard = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+        for number in heard:
+            signal.signal(number, self._receive)
+        try:
+            yield
+        finally:
+            for number, handler in heard.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Work that must not be broken off: `Stopped` waits until its end."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+        self.check()
+
+    def check(self) -> None:
+        """Raise `Stopped` if a signal came; one that was raised inside a destructor was lost there."""
+        if self._number is not None:
+            raise Stopped(self._number, f"stopped by {self._number.name}")
+
+    def _receive(self, number: int, _frame: FrameType | None) -> None:
+        if self._number is not None:
+            return
+        self._number = signal.Signals(number)
+        if signal.getsignal(signal.SIGINT) == self._receive:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if self._held:
+            # Not through logging: its stream may be in the middle of a line.
+            with suppress(OSError):
+                os.write(_STDERR, f"{self._number.name}: stops after this step; Ctrl-C quits at once\n".encode())
+        else:
+            self.check()

@@ -1,0 +1,66 @@
+"""Kill trainings, and Snakemake on top of them, many times: ``python -m tests.integration.kill_many --kills 100``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import random
+import tempfile
+from pathlib import Path
+
+from tests import small
+from tests.integration.killing import Scene, Tally, assert_same, train_alone, train_under_fire
+from tests.integration.killing_snakemake import SnakemakeScene
+
+_log = logging.getLogger(__name__)
+
+
+def kill_trainings(folder: Path, kills: int, seed: int) -> Tally:
+    """Kill trainings of every detector, without and with worker processes, until there were so many kills."""
+    random_numbers = random.Random(seed)
+    dataset = small.shapes(folder / "data")
+    tally = Tally()
+    scenes = []
+    for name in ("demo_sdetr", "demo_detr", "demo_faster_rcnn"):
+        for workers in (0, 2):
+            scene = Scene.prepare(folder / f"{name}-{workers}", dataset, name, workers)
+            train_alone(scene, "warm-up")
+            scenes.append((scene, train_alone(scene, "whole")))
+    while tally.total < kills:
+        for scene, seconds in scenes:
+            out = f"run{tally.runs}"
+            train_under_fire(scene, out, seconds, random_numbers, tally)
+            assert_same(scene.folder / "whole", scene.folder / out)
+        _log.info("%s\n", tally)
+    return tally
+
+
+def kill_snakemake(folder: Path, kills: int, seed: int) -> Tally:
+    """Kill Snakemake, with and without its children, until there were so many kills."""
+    random_numbers = random.Random(seed)
+    dataset = small.shapes(folder / "data")
+    tally = Tally()
+    whole = SnakemakeScene.prepare(folder / "whole", dataset)
+    seconds = whole.run_alone()
+    while tally.total < kills:
+        scene = SnakemakeScene.prepare(folder / f"tree{tally.runs}", dataset)
+        scene.run_under_fire(seconds, random_numbers, tally)
+        assert_same(whole.run, scene.run)
+        _log.info("%s\n", tally)
+    return tally
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, required=True, help="of trainings")
+    parser.add_argument("--snakemake-kills", type=int, required=True)
+    parser.add_argument("--seed", type=int, default=0, help="decides which kill comes when (default 0)")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    with tempfile.TemporaryDirectory() as folder:
+        kill_snakemake(Path(folder) / "snakemake", options.snakemake_kills, options.seed)
+        kill_trainings(Path(folder), options.kills, options.seed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""Kills trainings at random moments, starts them again, and compares what comes out with a training left alone.
+
+``python -m tests.integration.kill_many`` does it many times and says how often; the tests do it a few times.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sdetr.cli import main as sdetr
+from sdetr.config import ShapesDataset, dump_yaml
+from sdetr.files import sha256
+from tests import small
+
+# A server that has torch loaded forks each training: a start takes a fraction of a second, and it dies alone.
+_PROCESSES = multiprocessing.get_context("forkserver")
+_PROCESSES.set_forkserver_preload(["sdetr.jobs", "tests.small", "pandas", "faster_coco_eval"])
+_SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+_WALL_CLOCK = ("seconds",)
+
+
+@dataclass
+class Tally:
+    """What was done to some runs."""
+
+    runs: int = 0
+    kills: Counter[str] = field(default_factory=Counter)
+    while_writing: Counter[str] = field(default_factory=Counter)
+    resumed: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def total(self) -> int:
+        return self.kills.total()
+
+    def __str__(self) -> str:
+        parts = {"kills": self.kills, "in the middle of writing": self.while_writing, "starts": self.resumed}
+        lines = [f"{self.runs} runs, {self.total} kills"]
+        lines += [f"{name}: {', '.join(f'{n} {key}' for key, n in sorted(c.items()))}" for name, c in parts.items()]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A training that is small and writes a checkpoint after each step; ``folder`` holds its recipe and its runs."""
+
+    folder: Path
+    workers: int
+    steps_per_epoch: int
+
+    @classmethod
+    def prepare(cls, folder: Path, dataset: ShapesDataset, name: str, workers: int) -> Scene:
+        folder.mkdir(parents=True)
+        changes: dict[str, Any] = {} if name == "demo_faster_rcnn" else {"detector__dropout": 0.1}
+        recipe = small.recipe(name, training__checkpoint_minutes=1e-9, training__epochs=4, **changes)
+        (folder / "recipe.yaml").write_text(dump_yaml(recipe))
+        (folder / "dataset.yaml").write_text(dump_yaml(dataset))
+        return cls(folder, workers, dataset.train.images // recipe.training.batch_size)
+
+    def start(self, out: str) -> multiprocessing.process.BaseProcess:
+        """A new process that trains in a folder of this scene."""
+        arguments = ["train", "--suite", "killed", "--run", "one", "--recipe-name", "one", "--seed", "3"]
+        arguments += ["--recipe", str(self.folder / "recipe.yaml"), "--dataset", str(self.folder / "dataset.yaml")]
+        arguments += ["--out", str(self.folder / out), "--workers", str(self.workers)]
+        process = _PROCESSES.Process(target=_train, args=(arguments, str(self.folder / f"{out}.log")))
+        process.start()
+        return process
+
+    def log(self, out: str) -> str:
+        return (self.folder / f"{out}.log").read_text(encoding="utf-8")
+
+
+def _train(arguments: list[str], log: str) -> None:
+    # A child of the server would let its own children, those that load images, wait for a server of their own.
+    multiprocessing.set_start_method("fork", force=True)
+    os.setsid()
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    raise SystemExit(sdetr(arguments))
+
+
+def train_alone(scene: Scene, out: str) -> float:
+    """Train without a kill; returns the seconds that it took."""
+    started = time.monotonic()
+    process = scene.start(out)
+    process.join()
+    assert process.exitcode == 0, scene.log(out)
+    return time.monotonic() - started
+
+
+def train_under_fire(scene: Scene, out: str, seconds: float, random_numbers: random.Random, tally: Tally) -> None:
+    """Train, with a kill at a random moment of each attempt, until an attempt gets through."""
+    folder = scene.folder / out
+    while True:
+        process = scene.start(out)
+        process.join(random_numbers.uniform(0.05, 0.8) * seconds)
+        number = random_numbers.choice(_SIGNALS)
+        if process.exitcode is None:
+            assert process.pid is not None
+            # As a terminal does: to the whole group, workers and all.
+            os.killpg(process.pid, number)
+            process.join(60)
+        if process.exitcode == 0:
+            break
+        assert process.exitcode in (-number, 128 + number), scene.log(out)
+        tally.kills[number.name] += 1
+        if left := [path for path in folder.rglob(".*.????????.*") if path.is_file()]:
+            tally.while_writing[left[0].name.split(".")[1].partition("_")[0]] += 1
+    count_starts(folder, scene.steps_per_epoch, tally)
+
+
+def count_starts(folder: Path, steps_per_epoch: int, tally: Tally) -> None:
+    """Count the attempts of a finished run by where they began."""
+    tally.runs += 1
+    for attempt in record(folder)["attempts"]:
+        tally.resumed[_kind_of_start(attempt, steps_per_epoch)] += 1
+
+
+def _kind_of_start(attempt: dict[str, Any], steps_per_epoch: int) -> str:
+    step = attempt.get("first_step")
+    if step is None:
+        return "that did not get to training"
+    if step == 0:
+        return "from the start"
+    return "in the middle of an epoch" if step % steps_per_epoch else "at the end of an epoch"
+
+
+def assert_same(a: Path, b: Path) -> None:
+    """Two finished trainings gave the same, bit by bit; only what a clock says may differ."""
+    assert sha256(a / "weights.pt") == sha256(b / "weights.pt")
+    trained = [json.loads((folder / "train.json").read_text()) for folder in (a, b)]
+    assert trained[0]["weights_sha256"] == trained[1]["weights_sha256"] == sha256(a / "weights.pt")
+    assert trained[0]["steps"] == trained[1]["steps"]
+    logs = [pd.read_json(folder / "train.jsonl", lines=True).drop(columns=[*_WALL_CLOCK]) for folder in (a, b)]
+    pd.testing.assert_frame_equal(*logs, check_exact=True)
+    curves = [pd.read_csv(folder / "train.csv").drop(columns=[*_WALL_CLOCK]) for folder in (a, b)]
+    pd.testing.assert_frame_equal(*curves, check_exact=True)
+    assert sorted(path.name for path in a.iterdir()) == sorted(path.name for path in b.iterdir())
+
+
+def record(folder: Path) -> dict[str, Any]:
+    """What ``run.json`` says."""
+    content: dict[str, Any] = json.loads((folder / "run.json").read_text())
+    return content
