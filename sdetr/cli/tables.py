@@ -58,5 +58,6 @@ def _show(options: argparse.Namespace) -> None:
         print(f"\nagainst published numbers, in percent; sources in {agreement}\n{format_agreement(agreement)}")
     if (claims := options.results / "claims.csv").is_file():
         print(f"\nwhat the paper claims, differences in points; each rule in {claims}\n{format_claims(claims)}")
-    print(f"\ntables   {detectors}  {summary}\nfigures  {options.results / 'figures'}")
+    print(f"\nreport   {options.results / 'report.html'}")
+    print(f"tables   {detectors}  {summary}\nfigures  {options.results / 'figures'}")
     print(f"columns  results/README.md\nruns     {options.results / 'runs'}")

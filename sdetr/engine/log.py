@@ -49,6 +49,9 @@ class StepLog:
 
     def _append(self) -> None:
         content = self._waiting.encode()
+        if not self._path.exists():
+            write_text(self._path, "")
+            self._length = 0
         with self._path.open("r+b") as file:
             # A full disk may have taken half a line.
             file.truncate(self._length)

@@ -110,6 +110,13 @@ class Plan:
         return ("detectors", "summary", "cost", *(name for name, wanted in there.items() if wanted))
 
     @property
+    def figures(self) -> tuple[str, ...]:
+        """Names of the pictures that are drawn of the tables and of the runs."""
+        there = {"claims": self.claims is not None, "ablations": bool(self.ablations), "learning_curves": self.trained}
+        always = ("ap_by_size", "precision_recall", "detections", "scenes")
+        return (*always, *(name for name, wanted in there.items() if wanted))
+
+    @property
     def pictures(self) -> tuple[str, ...]:
         """Names of the pictures that are drawn of attention."""
         there = {

@@ -77,7 +77,8 @@ class Scene:
         return process
 
     def log(self, out: str) -> str:
-        return (self.folder / f"{out}.log").read_text(encoding="utf-8")
+        file = self.folder / f"{out}.log"
+        return file.read_text(encoding="utf-8") if file.exists() else ""
 
 
 def _train(arguments: list[str], log: str) -> None:
@@ -103,6 +104,7 @@ def train_under_fire(scene: Scene, out: str, seconds: float, random_numbers: ran
     """Train, with a kill at a random moment of each attempt, until an attempt gets through."""
     folder = scene.folder / out
     while True:
+        said = len(scene.log(out))
         process = scene.start(out)
         process.join(random_numbers.uniform(0.05, 0.8) * seconds)
         number = random_numbers.choice(_SIGNALS)
@@ -114,6 +116,8 @@ def train_under_fire(scene: Scene, out: str, seconds: float, random_numbers: ran
         if process.exitcode == 0:
             break
         assert process.exitcode in (-number, 128 + number), scene.log(out)
+        if process.exitcode > 0:
+            assert "Traceback" not in scene.log(out)[said:], scene.log(out)
         tally.kills[number.name] += 1
         if left := [path for path in folder.rglob(".*.????????.*") if path.is_file()]:
             tally.while_writing[left[0].name.split(".")[1].partition("_")[0]] += 1

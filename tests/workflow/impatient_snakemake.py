@@ -1,4 +1,4 @@
-"""Snakemake's command line, but it asks after its jobs each second, where the SLURM plugin waits 40 seconds and more."""
+"""Snakemake's command line, but it asks after its jobs each second. SLURM's plugin waits for 40 seconds and more."""
 
 import asyncio
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 
 SPLITS = ("train", "val", "monitor", "pretraining")
+FIGURES = ("ap_by_size", "precision_recall", "detections", "scenes", "learning_curves", "claims", "ablations")
 WRITES = {
     "pretrain": ("backbone.pt",),
     "train": ("weights.pt", "train.json", "train.csv"),
@@ -20,7 +21,7 @@ WRITES = {
     "tables": ("detectors.csv", "summary.csv"),
     "claims": ("claims.csv",),
     "ablations": ("ablations.csv",),
-    "figures": tuple(f"figures/{name}.png" for name in ("ap_by_size", "precision_recall", "detections", "scenes")),
+    "figures": tuple(f"figures/{name}.png" for name in FIGURES),
     "qkva": ("qkva_grid.png",),
     "report": ("report.html",),
 }

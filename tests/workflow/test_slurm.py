@@ -64,7 +64,9 @@ def project(root: Path) -> Tree:
     recipe["training"] = {**RECIPE["training"], "epochs": 15}
     recipe["evaluation"] = {**RECIPE["evaluation"], "monitor_epochs": 5}
     tree.write("config/recipes/braked.yaml", recipe)
-    tree.write("config/datasets/micro.yaml", {**DATASET, "size_mix": [1.0, 0.0, 0.0], "train": {"images": 40, "seed": 0}})
+    tree.write(
+        "config/datasets/micro.yaml", {**DATASET, "size_mix": [1.0, 0.0, 0.0], "train": {"images": 40, "seed": 0}}
+    )
     runs = {run: {"recipe": "braked", "seeds": [0]} for run in RUNS}
     tree.write("config/micro.yaml", {**SUITE, "pretraining": None, "runs": runs})
     return tree

@@ -30,11 +30,7 @@ PUBLISHED = [
     if PLAN.published.cited
 ]
 TABLES = [RESULTS / f"{name}.csv" for name in PLAN.tables]
-# Those that every suite has; some suites have more.
-FIGURES = [
-    RESULTS / f"figures/{name}.png"
-    for name in ("ap_by_size", "precision_recall", "detections", "scenes")
-]
+FIGURES = [RESULTS / f"figures/{name}.png" for name in PLAN.figures]
 # Those that rules of their own draw.
 PICTURES = [RESULTS / f"figures/{name}.png" for name in PLAN.pictures]
 # How a reader of the report makes it again.

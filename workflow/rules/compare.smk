@@ -14,7 +14,11 @@ if PLAN.claims is not None:
             ],
             claims=RESULTS / "claims.yaml",
         output:
-            RESULTS / "claims.csv",
+            report(
+                RESULTS / "claims.csv",
+                caption="../report/claims.rst",
+                category="Tables",
+            ),
         log:
             LOGS / "claims.log",
         params:
@@ -36,7 +40,11 @@ if PLAN.ablations:
             rules.tables.output.detectors,
             ablations=RESULTS / "ablations.yaml",
         output:
-            RESULTS / "ablations.csv",
+            report(
+                RESULTS / "ablations.csv",
+                caption="../report/ablations.rst",
+                category="Tables",
+            ),
         log:
             LOGS / "ablations.log",
         params:

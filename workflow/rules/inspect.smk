@@ -5,7 +5,11 @@ rule cost:
         summaries=of_every_seed("train.json"),
         predictions=of_every_seed("predict.json"),
     output:
-        RESULTS / "cost.csv",
+        report(
+            RESULTS / "cost.csv",
+            caption="../report/cost.rst",
+            category="Tables",
+        ),
     log:
         LOGS / "cost.log",
     params:
@@ -43,7 +47,11 @@ if SUITE.measure_attention:
             rules.attention.output.fit,
             table=rules.attention.output.table,
         output:
-            RESULTS / "figures/attention_cost.png",
+            report(
+                RESULTS / "figures/attention_cost.png",
+                caption="../report/attention_cost.rst",
+                category="Pictures",
+            ),
         log:
             LOGS / "attention_figure.log",
         params:
@@ -64,7 +72,11 @@ if PLAN.stacked_run is not None:
             recipe=STACKED / "recipe.yaml",
             dataset=RESULTS / "dataset.yaml",
         output:
-            RESULTS / "figures/qkva/qkva_grid.png",
+            report(
+                RESULTS / "figures/qkva/qkva_grid.png",
+                caption="../report/qkva_grid.rst",
+                category="Pictures",
+            ),
         log:
             LOGS / "qkva.log",
         params:

@@ -7,7 +7,11 @@ rule report:
         FIGURES,
         PICTURES,
     output:
-        RESULTS / "report.html",
+        report(
+            RESULTS / "report.html",
+            caption="../report/report.rst",
+            category="Report",
+        ),
     log:
         LOGS / "report.log",
     params:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from sdetr.engine import device
 from sdetr.engine.gpu_lock import candidates, identity, list_gpus, parse_gpu_list, take_gpu
 from sdetr.engine.lock import first_free, holder
 from sdetr.errors import UserError
@@ -39,6 +40,7 @@ sys.stdin.read()
 TAKE = """
 import logging, os, sys
 from pathlib import Path
+from sdetr.engine import device
 from sdetr.engine.gpu_lock import take_gpu
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 print(take_gpu(Path(sys.argv[1])), flush=True)
@@ -218,3 +220,14 @@ def test_waiting_says_so_again_and_again(tmp_path: Path, monkeypatch: pytest.Mon
         monkeypatch.setattr("sdetr.engine.lock._log.info", hear)
         first_free([tmp_path / "lock"], "it")[1].release()
     assert lines[:3] == [f"it: waiting for another process to end ({first.pid})"] * 3
+
+
+def test_a_gpu_is_taken_before_cuda_is_asked_for_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(device, "take_gpu", lambda: calls.append("take"))
+    monkeypatch.setattr(device.torch.cuda, "is_available", lambda: bool(calls.append("ask")))
+    with pytest.raises(UserError, match="no CUDA GPU is visible"):
+        device.prepare_device(1, 1)
+    assert calls == ["take", "ask"]
+    device.prepare_device(0, 1)
+    assert calls == ["take", "ask"]

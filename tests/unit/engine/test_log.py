@@ -45,3 +45,12 @@ def test_lines_that_cannot_be_written_now_are_written_later(tmp_path: Path) -> N
     log.write({"step": 30})
     log.sync()
     assert lines(path) == [10, 20, 30]
+
+
+def test_a_log_that_was_deleted_is_begun_again(tmp_path: Path) -> None:
+    log = StepLog(tmp_path / "train.jsonl", 0)
+    log.write({"step": 10})
+    (tmp_path / "train.jsonl").unlink()
+    log.write({"step": 20})
+    log.sync()
+    assert lines(tmp_path / "train.jsonl") == [20]
