@@ -40,7 +40,6 @@ sys.stdin.read()
 TAKE = """
 import logging, os, sys
 from pathlib import Path
-from sdetr.engine import device
 from sdetr.engine.gpu_lock import take_gpu
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 print(take_gpu(Path(sys.argv[1])), flush=True)
