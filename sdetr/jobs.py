@@ -158,6 +158,8 @@ def run_inputs(annotations: Path, backbone_weights: Path | None) -> dict[str, st
     """Hashes of the files that a training starts from: its checkpoints belong to them."""
     inputs = {"annotations": sha256(annotations)}
     if backbone_weights is not None:
+        if not backbone_weights.is_file():
+            raise UserError(f"{backbone_weights}: there is no such file; correct the backbone's weights")
         inputs["backbone_weights"] = sha256(backbone_weights)
     return inputs
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,9 @@ from tests import small
 
 # One thread: the order of sums, and with it the last bits of every result, is then the same on every machine.
 torch.set_num_threads(1)
+# A shell lets what it starts in the background ignore Ctrl-C, and then the tests of Ctrl-C would wait for ever.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import random
+import signal
 import tempfile
 from pathlib import Path
 
@@ -57,9 +58,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="decides which kill comes when (default 0)")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    # A shell lets what it starts in the background ignore Ctrl-C, and so would all that is started here.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with tempfile.TemporaryDirectory() as folder:
-        kill_snakemake(Path(folder) / "snakemake", options.snakemake_kills, options.seed)
-        kill_trainings(Path(folder), options.kills, options.seed)
+        if options.kills:
+            kill_trainings(Path(folder), options.kills, options.seed)
+        if options.snakemake_kills:
+            kill_snakemake(Path(folder) / "snakemake", options.snakemake_kills, options.seed)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import random
 import signal
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ class Scene:
     folder: Path
     workers: int
     steps_per_epoch: int
+    steps: int
 
     @classmethod
     def prepare(cls, folder: Path, dataset: ShapesDataset, name: str, workers: int) -> Scene:
@@ -65,7 +67,8 @@ class Scene:
         recipe = small.recipe(name, training__checkpoint_minutes=1e-9, training__epochs=4, **changes)
         (folder / "recipe.yaml").write_text(dump_yaml(recipe))
         (folder / "dataset.yaml").write_text(dump_yaml(dataset))
-        return cls(folder, workers, dataset.train.images // recipe.training.batch_size)
+        steps_per_epoch = dataset.train.images // recipe.training.batch_size
+        return cls(folder, workers, steps_per_epoch, recipe.training.epochs * steps_per_epoch)
 
     def start(self, out: str) -> multiprocessing.process.BaseProcess:
         """A new process that trains in a folder of this scene."""
@@ -106,22 +109,40 @@ def train_under_fire(scene: Scene, out: str, seconds: float, random_numbers: ran
     while True:
         said = len(scene.log(out))
         process = scene.start(out)
-        process.join(random_numbers.uniform(0.05, 0.8) * seconds)
+        wait_for_a_moment(folder, process.is_alive, seconds, scene.steps, random_numbers)
         number = random_numbers.choice(_SIGNALS)
         if process.exitcode is None:
             assert process.pid is not None
             # As a terminal does: to the whole group, workers and all.
             os.killpg(process.pid, number)
-            process.join(60)
+            process.join(300)
         if process.exitcode == 0:
             break
-        assert process.exitcode in (-number, 128 + number), scene.log(out)
+        assert process.exitcode in (-number, 128 + number), (process.exitcode, number, scene.log(out))
         if process.exitcode > 0:
             assert "Traceback" not in scene.log(out)[said:], scene.log(out)
         tally.kills[number.name] += 1
         if left := [path for path in folder.rglob(".*.????????.*") if path.is_file()]:
             tally.while_writing[left[0].name.split(".")[1].partition("_")[0]] += 1
     count_starts(folder, scene.steps_per_epoch, tally)
+
+
+def wait_for_a_moment(
+    folder: Path, alive: Callable[[], bool], seconds: float, steps: int, random_numbers: random.Random
+) -> None:
+    """A random time, or until a random step and a little more: on a busy machine the first may all fall into starts."""
+    step = random_numbers.choice((0, random_numbers.randint(1, steps)))
+    patience = random_numbers.uniform(0.05, 0.8) * seconds
+    started = time.monotonic()
+    while alive() and (newest_step(folder) < step if step else time.monotonic() - started < patience):
+        time.sleep(0.005)
+    if step:
+        time.sleep(random_numbers.uniform(0, 0.2))
+
+
+def newest_step(folder: Path) -> int:
+    """Of the checkpoints of a run; 0 if there is none."""
+    return max((int(path.stem.partition("_")[2]) for path in (folder / "checkpoints").glob("step_*.pt")), default=0)
 
 
 def count_starts(folder: Path, steps_per_epoch: int, tally: Tally) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -17,11 +18,12 @@ import yaml
 
 from sdetr.config import ShapesDataset, dump_yaml
 from tests import small
-from tests.integration.killing import Tally, count_starts
+from tests.integration.killing import Tally, count_starts, wait_for_a_moment
 
 _PROJECT = Path(__file__).resolve().parents[2]
 _SPLITS = ("train", "val", "monitor")
-_STEPS_PER_EPOCH = 3
+_STEPS_PER_EPOCH, _EPOCHS = 3, 8
+_STEPS = _EPOCHS * _STEPS_PER_EPOCH
 # Snakemake alone is killed as the system does when memory runs out; all of it as a terminal or a scheduler does.
 KILLS = {
     "SIGKILL of Snakemake alone": (signal.SIGKILL, False),
@@ -29,6 +31,10 @@ KILLS = {
     "SIGTERM of all": (signal.SIGTERM, True),
     "SIGINT of all": (signal.SIGINT, True),
 }
+
+
+def _is_alive(process: subprocess.Popen[bytes]) -> bool:
+    return process.poll() is None
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,8 @@ class SnakemakeScene:
         for name in ("workflow", "profiles/default"):
             shutil.copytree(_PROJECT / name, root / name)
         shutil.copy2(_PROJECT / "Snakefile", root)
-        recipe = small.recipe("demo_detr", training__checkpoint_minutes=1e-9, training__epochs=8, detector__dropout=0.1)
+        often = {"training__checkpoint_minutes": 1e-9, "training__epochs": _EPOCHS}
+        recipe = small.recipe("demo_detr", detector__dropout=0.1, **often)
         splits = {name: {"annotations": f"annotations/instances_{name}.json", "images": name} for name in _SPLITS}
         # As COCO: drawn already, so that each copy has only to check it.
         dataset = {"kind": "coco", "name": "small", "root": str(data.root), **splits}
@@ -97,16 +104,14 @@ class SnakemakeScene:
         """Run, with a kill at a random moment of each attempt, until an attempt gets through."""
         while True:
             process = self.start()
-            try:
-                process.wait(random_numbers.uniform(0.3, 1.0) * seconds)
-            except subprocess.TimeoutExpired:
-                kind = random_numbers.choice(list(KILLS))
-                self.kill(process, kind)
-                tally.kills[kind] += 1
-                self.unlock()
-                continue
-            assert process.returncode == 0, self.log
-            break
+            wait_for_a_moment(self.run, partial(_is_alive, process), seconds, _STEPS, random_numbers)
+            if process.poll() is not None:
+                break
+            kind = random_numbers.choice(list(KILLS))
+            self.kill(process, kind)
+            tally.kills[kind] += 1
+            self.unlock()
+        assert process.returncode == 0, self.log
         self.assert_nobody_is_left()
         count_starts(self.run, _STEPS_PER_EPOCH, tally)
 
@@ -114,7 +119,7 @@ class SnakemakeScene:
         """Kill Snakemake in one of the ways of `KILLS`; wait for itself, not for its children."""
         number, whole_group = KILLS[kind]
         (os.killpg if whole_group else os.kill)(process.pid, number)
-        process.wait(60)
+        process.wait(300)
 
     @property
     def processes(self) -> list[int]:

@@ -233,6 +233,11 @@ def test_a_backbone_file_with_another_content_does_not_go_on(
     assert "inputs.backbone_weights was" in capsys.readouterr().err
 
 
+def test_a_backbone_file_that_is_missing_is_named(suite: Suite, capsys: pytest.CaptureFixture[str]) -> None:
+    assert suite.train(detector__backbone__weights=str(suite.root / "nowhere.pt")) == 2
+    assert "nowhere.pt: there is no such file" in capsys.readouterr().err
+
+
 def full_disk(*_: object) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 

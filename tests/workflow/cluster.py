@@ -11,7 +11,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,8 +166,7 @@ def _end_jobs(here: Cluster) -> None:
         time.sleep(0.2)
 
 
-def _wait_for(condition: object, root: Path) -> None:
-    assert callable(condition)
+def _wait_for(condition: Callable[[], bool], root: Path) -> None:
     deadline = time.monotonic() + 30
     while not condition():
         if time.monotonic() > deadline:

@@ -61,10 +61,23 @@ def test_what_runs_again_is_the_same_on_a_cluster(name: str) -> None:
     assert set(profile("default")) == {*SHARED, "resources"}
 
 
-@pytest.mark.parametrize("name", CLUSTERS)
-def test_rules_that_get_resources_of_their_own_exist(name: str) -> None:
+def rules() -> dict[str, bool]:
+    """Every rule of the workflow, and whether it runs where Snakemake runs."""
     text = "\n".join(file.read_text(encoding="utf-8") for file in (PROJECT / "workflow/rules").glob("*.smk"))
-    assert set(profile(name)["set-resources"]) <= set(re.findall(r"^ *rule (\w+):", text, flags=re.MULTILINE))
+    blocks = re.split(r"^ *rule (?=\w+:\n)", text, flags=re.MULTILINE)[1:]
+    return {block.partition(":")[0]: "localrule: True" in block for block in blocks}
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_rules_that_get_resources_of_their_own_are_jobs(name: str) -> None:
+    assert set(profile(name)["set-resources"]) <= {rule for rule, is_local in rules().items() if not is_local}
+
+
+def test_the_documentation_says_which_rules_are_jobs() -> None:
+    text = (PROJECT / "docs/cluster.md").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if line.startswith(("| as jobs |", "| where Snakemake runs |"))]
+    jobs, local = (set(re.findall(r"`(\w+)`", line)) for line in lines)
+    assert {rule: rule in local for rule in jobs | local} == rules()
 
 
 @pytest.mark.parametrize("name", CLUSTERS)
@@ -162,15 +175,8 @@ def test_a_suite_runs_in_pods_and_a_pod_that_fails_is_submitted_again(tree: Tree
     tree.write("config/recipes/first.yaml", {**RECIPE, "source": "another"})
     (tree.root / "sdetr/__main__.py").rename(tree.root / "sdetr/stand_in.py")
     (tree.root / "sdetr/__main__.py").write_text(EVICTED_ONCE, encoding="utf-8")
-    done = subprocess.run(
-        call("--config", "gpus=1"),
-        cwd=tree.root,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    outcome = Outcome(done.returncode, done.stdout)
+    done = subprocess.run(call("--config", "gpus=1"), cwd=tree.root, capture_output=True, text=True, check=False)
+    outcome = Outcome(done.returncode, done.stdout + done.stderr)
     assert outcome.code == 0, outcome.text
     assert {"train one seed0", "predict one seed0", "evaluate one seed0", "tables"} <= outcome.jobs
     trainings = pods.of_rule("train")
