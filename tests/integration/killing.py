@@ -77,6 +77,9 @@ class Scene:
         arguments += ["--out", str(self.folder / out), "--workers", str(self.workers)]
         process = _PROCESSES.Process(target=_train, args=(arguments, str(self.folder / f"{out}.log")))
         process.start()
+        assert process.pid is not None
+        while process.is_alive() and os.getpgid(process.pid) != process.pid:
+            time.sleep(0.001)
         return process
 
     def log(self, out: str) -> str:
@@ -87,6 +90,8 @@ class Scene:
 def _train(arguments: list[str], log: str) -> None:
     # A child of the server would let its own children, those that load images, wait for a server of their own.
     multiprocessing.set_start_method("fork", force=True)
+    # Until the command listens, Ctrl-C ends it as any program.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.setsid()
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)

@@ -35,7 +35,8 @@ def test_killed_trainings_end_bitwise_like_one_left_alone(tmp_path: Path, small_
         out = f"run{tally.runs}"
         train_under_fire(scene, out, seconds, random_numbers, tally)
         assert_same(scene.folder / "whole", scene.folder / out)
-    assert sum(tally.resumed.values()) == tally.total + tally.runs
+    # A kill may come before a start has written that it began.
+    assert tally.runs <= sum(tally.resumed.values()) <= tally.total + tally.runs
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

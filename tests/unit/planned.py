@@ -19,6 +19,7 @@ SUITE: dict[str, Any] = {
     "threads": 1,
     "workers": 0,
     "pretraining": None,
+    "measure_attention": False,
     "runs": {"detr": {"recipe": "detr", "seeds": [0]}},
 }
 

@@ -21,6 +21,7 @@ if PLAN.claims is not None:
             ),
         log:
             LOGS / "claims.log",
+        localrule: True
         params:
             sdetr=SDETR,
             results=RESULTS,
@@ -47,6 +48,7 @@ if PLAN.ablations:
             ),
         log:
             LOGS / "ablations.log",
+        localrule: True
         params:
             sdetr=SDETR,
             results=RESULTS,

@@ -8,6 +8,7 @@ if PLAN.dataset.kind == "shapes":
             annotations(*PLAN.splits),
         log:
             LOGS / "draw.log",
+        localrule: True
         # Everything else waits for it, so it takes every core.
         threads: workflow.cores
         params:
@@ -24,6 +25,7 @@ rule check:
         RESULTS / "data_check.json",
     log:
         LOGS / "check.log",
+    localrule: True
     params:
         sdetr=SDETR,
     shell:

@@ -17,6 +17,7 @@ rule figures:
         ],
     log:
         LOGS / "figures.log",
+    localrule: True
     params:
         sdetr=SDETR,
         results=RESULTS,

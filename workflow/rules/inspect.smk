@@ -54,6 +54,7 @@ if SUITE.measure_attention:
             ),
         log:
             LOGS / "attention_figure.log",
+        localrule: True
         params:
             sdetr=SDETR,
         shell:

@@ -14,6 +14,7 @@ if PLAN.released:
             LOGS / "fetch-{file}.log",
         wildcard_constraints:
             file=one_of(Path(path).name for path in DOWNLOADED),
+        localrule: True
         params:
             sdetr=SDETR,
             source=lambda wildcards, output: DOWNLOADED[output[0]],

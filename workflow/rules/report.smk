@@ -14,6 +14,7 @@ rule report:
         ),
     log:
         LOGS / "report.log",
+    localrule: True
     params:
         sdetr=SDETR,
         results=RESULTS,

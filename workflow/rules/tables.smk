@@ -20,6 +20,7 @@ rule tables:
         ),
     log:
         LOGS / "tables.log",
+    localrule: True
     params:
         sdetr=SDETR,
         results=RESULTS,
