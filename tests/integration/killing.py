@@ -135,8 +135,9 @@ def train_under_fire(scene: Scene, out: str, seconds: float, random_numbers: ran
 def wait_for_a_moment(
     folder: Path, alive: Callable[[], bool], seconds: float, steps: int, random_numbers: random.Random
 ) -> None:
-    """A random time, or until a random step and a little more: on a busy machine the first may all fall into starts."""
-    step = random_numbers.choice((0, random_numbers.randint(1, steps)))
+    """A random time, or some random steps and a little more: on a busy machine the first may all fall into starts."""
+    done = newest_step(folder)
+    step = random_numbers.choice((0, random_numbers.randint(min(done + 1, steps), steps)))
     patience = random_numbers.uniform(0.05, 0.8) * seconds
     started = time.monotonic()
     while alive() and (newest_step(folder) < step if step else time.monotonic() - started < patience):

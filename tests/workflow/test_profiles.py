@@ -25,6 +25,7 @@ from tests.workflow.conftest import PROJECT, RECIPE, Outcome, Tree
 SHARED = ("keep-going", "rerun-incomplete", "rerun-triggers", "max-checksum-file-size")
 CLUSTERS = ("slurm", "kubernetes")
 HERE = Path(__file__).parent
+PROFILE = ("--workflow-profile", "profiles/kubernetes")
 EVICTED_ONCE = """\
 import sys
 from pathlib import Path
@@ -165,17 +166,13 @@ def test_status_is_said_in_snakemakes_words(tree: Tree, pods: Pods) -> None:
     assert status(tree, "nobody-knows-it") == "failed\n"
 
 
-def call(*arguments: str) -> list[str]:
-    launcher = str(HERE / "impatient_snakemake.py")
-    return [sys.executable, launcher, "--workflow-profile", "profiles/kubernetes", *arguments]
-
-
 @needs("cluster_generic")
 def test_a_suite_runs_in_pods_and_a_pod_that_fails_is_submitted_again(tree: Tree, pods: Pods) -> None:
     tree.write("config/recipes/first.yaml", {**RECIPE, "source": "another"})
     (tree.root / "sdetr/__main__.py").rename(tree.root / "sdetr/stand_in.py")
     (tree.root / "sdetr/__main__.py").write_text(EVICTED_ONCE, encoding="utf-8")
-    done = subprocess.run(call("--config", "gpus=1"), cwd=tree.root, capture_output=True, text=True, check=False)
+    impatient = [sys.executable, str(HERE / "impatient_snakemake.py"), *PROFILE, "--config", "gpus=1"]
+    done = subprocess.run(impatient, cwd=tree.root, capture_output=True, text=True, check=False)
     outcome = Outcome(done.returncode, done.stdout + done.stderr)
     assert outcome.code == 0, outcome.text
     assert {"train one seed0", "predict one seed0", "evaluate one seed0", "tables"} <= outcome.jobs
@@ -191,8 +188,10 @@ def test_a_suite_runs_in_pods_and_a_pod_that_fails_is_submitted_again(tree: Tree
 def test_ctrl_c_deletes_the_pods(tree: Tree, pods: Pods) -> None:
     tree.write("config/recipes/first.yaml", {**RECIPE, "source": "another"})
     (tree.root / "sdetr/__main__.py").write_text(WAITS, encoding="utf-8")
+    # Snakemake does not cancel jobs that it is asking after at that moment, so it asks once only.
+    patient = [sys.executable, "-m", "snakemake", *PROFILE, "--seconds-between-status-checks", "600"]
     with (tree.root / "output").open("wb") as output:
-        snakemake = subprocess.Popen(call(), cwd=tree.root, stdout=output, stderr=output)
+        snakemake = subprocess.Popen(patient, cwd=tree.root, stdout=output, stderr=output)
         try:
             deadline = time.monotonic() + 120
             while not (tree.root / "waits").exists():

@@ -26,7 +26,7 @@ from tests.workflow.cluster import CannotStartError, Cluster, cluster, what_is_m
 from tests.workflow.conftest import DATASET, PROJECT, RECIPE, SUITE, Outcome, Tree
 
 REASON = what_is_missing()
-pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
+pytestmark = [pytest.mark.skipif(REASON is not None, reason=str(REASON)), pytest.mark.usefixtures("calm")]
 
 HERE = Path(__file__).parent
 RUNS = ("cancelled", "limited")
@@ -85,7 +85,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Path]]:
-    """Folder of a run that nothing disturbs, without SLURM; it is at work beside the cluster, and the call waits for it."""
+    """Waits for a run that nothing disturbs, without SLURM, and gives its folder; it starts before the cluster does."""
     tree = project(tmp_path_factory.mktemp("calm") / "project")
     run = "results/micro/runs/limited/seed0"
     command = [sys.executable, "-m", "snakemake", "--cores", "1", "--configfile", "config/micro.yaml"]
@@ -104,7 +104,7 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Path
 
 
 @pytest.fixture(scope="module")
-def disturbed(slurm: Cluster, calm: Callable[[], Path], tmp_path_factory: pytest.TempPathFactory) -> Disturbed:
+def disturbed(slurm: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Disturbed:
     tree = project(tmp_path_factory.mktemp("disturbed") / "with a space")
     profile = tree.root / "profiles/slurm/config.yaml"
     content = yaml.safe_load(profile.read_text(encoding="utf-8"))
