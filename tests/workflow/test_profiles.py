@@ -196,7 +196,7 @@ def test_a_suite_runs_in_pods_and_a_pod_that_fails_is_submitted_again(tree: Tree
 def test_ctrl_c_deletes_the_pods(tree: Tree, pods: Pods) -> None:
     tree.write("config/recipes/first.yaml", {**RECIPE, "source": "another"})
     (tree.root / "sdetr/__main__.py").write_text(WAITS, encoding="utf-8")
-    # Snakemake does not cancel jobs that it is asking after at that moment, so it asks only once, and is not waited for.
+    # Snakemake does not cancel jobs that it is asking after at that moment: it asks only once, and is not waited for.
     patient = [sys.executable, "-m", "snakemake", *PROFILE, "--seconds-between-status-checks", "600"]
     with (tree.root / "output").open("wb") as output:
         snakemake = subprocess.Popen(patient, cwd=tree.root, stdout=output, stderr=output)

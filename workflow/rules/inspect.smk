@@ -4,6 +4,7 @@ rule cost:
         code("sdetr/evaluation/**/*.py"),
         summaries=of_every_seed("train.json"),
         predictions=of_every_seed("predict.json"),
+        metrics=of_every_seed("metrics.json"),
     output:
         report(
             RESULTS / "cost.csv",
