@@ -28,7 +28,7 @@ def plan(name: str, **changes: object) -> Plan:
     return load_suite({**read_yaml(ROOT / f"config/{name}.yaml"), "coco_root": str(COCO), **changes}, ROOT, name)
 
 
-@pytest.mark.parametrize("name", ["coco", "coco_tiny512", "coco_released"])
+@pytest.mark.parametrize("name", ["coco", "coco_tiny512", "coco_released", "coco_detectron2"])
 def test_a_suite_of_the_paper_is_complete(name: str) -> None:
     assert plan(name).suite.suite == name
 
