@@ -48,7 +48,7 @@ def attempt(folder: Path, job: str, facts: Mapping[str, Any]) -> Iterator[Attemp
             record = Record(folder, job, facts)
         except OSError as error:
             raise _cannot_write(folder, error) from error
-        with _on_record(folder, record):
+        with _on_record(folder, record), stop.recognised():
             yield Attempt(stop, record)
 
 

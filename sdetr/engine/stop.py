@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
+from sdetr.errors import UserError
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _STDERR = 2
 
@@ -68,6 +70,20 @@ class Stop:
         finally:
             self._held = False
         self.check()
+
+    @contextmanager
+    def recognised(self) -> Iterator[None]:
+        """Turn what became of a `Stopped` in the block back into one; an error for the user stays what it is.
+
+        Raised where Python makes a class or calls back from C, it comes out as another error, of which it is the cause.
+        """
+        try:
+            yield
+        except (Stopped, UserError):
+            raise
+        except Exception:
+            self.check()
+            raise
 
     def check(self) -> None:
         """Raise `Stopped` if a signal came; one that was raised inside a destructor was lost there."""

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from sdetr.config import ShapesDataset
 from sdetr.engine import train
 from sdetr.engine.stop import Stop, Stopped
+from sdetr.errors import UserError
 from tests import small
 from tests.unit.engine.test_train import assert_bitwise_equal, trainer, weights
 
@@ -55,6 +57,30 @@ def test_a_stop_that_a_destructor_swallowed_is_not_forgotten() -> None:
         del del_me
         with pytest.raises(Stopped):
             stop.check()
+
+
+def test_a_stop_that_python_turned_into_another_error_is_recognised() -> None:
+    """As happens while a module is imported: up to Python 3.11 what leaves ``__set_name__`` becomes a RuntimeError."""
+    stop = Stop()
+
+    def load() -> None:
+        try:
+            send(signal.SIGINT)
+        except Stopped as stopped:
+            raise RuntimeError("Error calling __set_name__") from stopped
+
+    with stop.listening(), pytest.raises(Stopped, match="SIGINT"), stop.recognised():
+        load()
+
+
+def test_an_error_that_came_with_a_stop_is_still_told() -> None:
+    stop = Stop()
+    with stop.listening(), suppress(Stopped):
+        send(signal.SIGINT)
+    with pytest.raises(UserError, match="loss"), stop.recognised():
+        raise UserError("the loss is not finite")
+    with pytest.raises(ValueError, match="bug"), Stop().recognised():
+        raise ValueError("bug")
 
 
 def test_what_a_process_was_started_to_ignore_stays_ignored() -> None:
