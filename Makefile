@@ -5,10 +5,11 @@ PYTHON ?= python3
 RUN := .venv/bin/python -m
 READY := .venv/.ready
 
-.PHONY: help setup demo test check schemas clean
+.PHONY: help setup demo bench test check schemas clean
 
 help:
 	@echo "make demo     train and score the three detectors on synthetic data, and print the table"
+	@echo "make bench    measure this project against its peers here: results/benchmarks/<device>.csv and .png"
 	@echo "make test     run the tests"
 	@echo "make check    run the static checks"
 	@echo "make setup    only build the environment in .venv"
@@ -20,6 +21,11 @@ setup: $(READY)
 demo: $(READY)
 	$(RUN) snakemake --cores all
 	$(RUN) sdetr show results/demo
+
+# On a GPU: make bench GPUS=1
+GPUS ?= 0
+bench: $(READY)
+	$(RUN) sdetr benchmark --out results/benchmarks --gpus $(GPUS)
 
 test: $(READY)
 	$(RUN) pytest

@@ -25,6 +25,7 @@ include: "workflow/rules/compare.smk"
 include: "workflow/rules/inspect.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/benchmark.smk"
 
 
 # The tables are committed, so in a fresh clone they exist: the metrics, which do not, make the runs run.

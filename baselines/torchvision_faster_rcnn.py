@@ -17,7 +17,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from sdetr.config import OptimizerConfig, TorchvisionFasterRCNNConfig
 from sdetr.detector import DetectorModule
 from sdetr.models.backbone import Backbone, build_backbone
-from sdetr.models.stacked import IMAGENET_MEAN, IMAGENET_STD
+from sdetr.models.normalize import IMAGENET_MEAN, IMAGENET_STD
 from sdetr.structures import Detections, Target
 
 _POOL_SIZE = 7

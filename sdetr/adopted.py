@@ -10,6 +10,8 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
+
 from sdetr.config import ResultsFileConfig
 from sdetr.evaluation.coco_metrics import annotation_ids
 from sdetr.evaluation.results_file import read_results
@@ -36,7 +38,7 @@ def adopt_results(external: ResultsFileConfig, annotations: Path, identity: RunI
     file = external.file_of(identity.seed)
     images, categories = annotation_ids(annotations)
     detections = read_results(file, images, categories)
-    without = len(images) - len({detection["image_id"] for detection in detections})
+    without = len(images) - len(np.unique(detections.image_id))
     if without:
         _log.warning(
             "%s: %d of %d images have no detection; they count as images where nothing was found",

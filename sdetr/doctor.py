@@ -36,6 +36,7 @@ from sdetr.workload import (
     Workload,
     disk_use,
     grouped,
+    part_of_one_gpu,
     planned_steps,
     read_plan,
     readable_data,
@@ -365,8 +366,10 @@ def _memory(data: Data) -> Iterator[Finding]:
     for group in grouped([load for load in workloads(data.plan) if load.split is not None]).values():
         load = group[0]
         subject = "memory, " + ", ".join(member.run for member in group)
-        recipe = without_pretrained_weights(load.recipe)
+        recipe = part_of_one_gpu(without_pretrained_weights(load.recipe), suite.gpus)
         images = data.images(load.images_of, recipe)
+        if suite.gpus > 1:
+            subject += f" (each of {suite.gpus} GPUs, without what they need to talk to each other)"
         yield from _guarded(subject, partial(_worst_step, subject, recipe, images, suite))
 
 

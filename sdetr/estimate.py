@@ -21,6 +21,7 @@ from sdetr.data.coco import CocoImages
 from sdetr.data.loader import steps_per_epoch
 from sdetr.detector import DetectorModule, create_detector
 from sdetr.engine.device import prepare_device
+from sdetr.engine.distributed import share_of
 from sdetr.engine.log import clock
 from sdetr.engine.predict import predict
 from sdetr.engine.train import Trainer
@@ -36,6 +37,7 @@ from sdetr.workload import (
     grouped,
     is_there,
     new_trainer,
+    part_of_one_gpu,
     planned_steps,
     readable_data,
     without_pretrained_weights,
@@ -112,7 +114,8 @@ def _warn_if_busy() -> None:
 
 
 def _measure(load: Workload, data: Data, device: torch.device, steps: int) -> tuple[Burst, DetectorModule]:
-    recipe = without_pretrained_weights(load.recipe)
+    suite = data.plan.suite
+    recipe = part_of_one_gpu(without_pretrained_weights(load.recipe), suite.gpus)
     images = data.images(load.images_of, recipe)
     seconds: list[float] = []
     detection, loading = 0.0, 0.0
@@ -122,7 +125,8 @@ def _measure(load: Workload, data: Data, device: torch.device, steps: int) -> tu
             detector = create_detector(recipe.detector, images.label_map.num_classes)
             detector.to(device).to(memory_format=layout)  # type: ignore[call-overload]
         else:
-            trainer, detector = new_trainer(recipe, images, load.run, device, data.plan.suite.workers)
+            workers = share_of(suite.workers, max(suite.gpus, 1))
+            trainer, detector = new_trainer(recipe, images, load.run, device, workers)
             seconds = _timed_steps(trainer, device, steps)
             del trainer
         if load.evaluated:
@@ -197,10 +201,10 @@ def _run_estimate(load: Workload, data: Data, burst: Burst, detector: DetectorMo
         steps = planned_steps(recipe, train_images)
         passes = monitor_passes(recipe, steps, steps_per_epoch(range(train_images), recipe.training.batch_size))
         predicted += passes * data.count("monitor", recipe) if load.evaluated else 0
-    # Worker processes load while the detector works; the slower of the two sets the pace.
-    per_image = (
-        max(burst.detection, burst.loading / suite.workers) if suite.workers else burst.detection + burst.loading
-    )
+    # Worker processes load while the detector works; the slower of the two sets the pace. GPUs share the images.
+    loading = burst.loading / share_of(suite.workers, max(suite.gpus, 1)) if suite.workers else burst.loading
+    per_image = max(burst.detection, loading) if suite.workers else burst.detection + loading
+    per_image /= max(suite.gpus, 1)
     return RunEstimate(
         run=load.run,
         seeds=len(load.seeds),
@@ -270,8 +274,11 @@ def _assumptions(rows: Sequence[RunEstimate], plan: Plan) -> list[str]:
     suite = plan.suite
     device = torch.device("cuda", 0) if suite.gpus else torch.device("cpu")
     measured = max(len(row.burst.steps) for row in rows)
+    where = (
+        "one process each, on" if suite.gpus < 2 else f"{suite.gpus} processes each, on {suite.gpus} GPUs like this:"
+    )
     lines = [
-        f"One run after another, one process each, on {device_name(device)}; threads: {suite.threads}, loading "
+        f"One run after another, {where} {device_name(device)}; threads: {suite.threads}, loading "
         f"processes: {suite.workers}; nothing else running.",
         f"Measured: {measured} steps after {_WARM_UP_STEPS} of warm-up, with the recipe's own batch size, precision "
         f"and transforms, and random weights; predictions of {_PREDICTED_IMAGES} images or one batch.",
@@ -279,6 +286,11 @@ def _assumptions(rows: Sequence[RunEstimate], plan: Plan) -> list[str]:
         "evaluation: detections for the learning curve and at the end; "
         "scoring them takes up to a minute more each time.",
     ]
+    if suite.gpus > 1:
+        lines.append(
+            "A step was measured on one GPU, with its part of the batch; what the GPUs tell each other in it is not "
+            "measured, and not in these times."
+        )
     if not is_there(plan):
         lines.append("The data set is not drawn yet: a sample of it was drawn for the measurement.")
     return lines

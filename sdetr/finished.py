@@ -1,7 +1,8 @@
 """A finished training is never lost, and never done again by mistake.
 
-Snakemake deletes what a job has written if Snakemake itself was killed before it took note of the job's end. So second
-names of the files are kept where it does not look, until a later job shows that it has taken note.
+Snakemake deletes what a job has written if Snakemake itself was killed before it took note of the job's end, even while
+the job that outlived it writes. So the files are written where it does not look, then get second names where it does,
+and keep the first until a later job shows that it has taken note.
 """
 
 from __future__ import annotations
@@ -16,22 +17,32 @@ from typing import Any
 
 from sdetr.engine.checkpoint import clear_checkpoints, list_differences
 from sdetr.errors import UserError
+from sdetr.files import atomic_path
 from sdetr.provenance import Record, last_finished, without_folders
 
 _KEPT = ".finished"
 _log = logging.getLogger(__name__)
 
 
-def keep(folder: Path, names: Sequence[str]) -> None:
-    """Keep second names of a finished training's files; they take no space on the disk where it has hard links."""
+def place_for(folder: Path, names: Sequence[str]) -> Path:
+    """An empty folder for the files that a training ends with."""
     forget(folder, names)
-    (folder / _KEPT).mkdir(exist_ok=True)
+    kept = folder / _KEPT
+    kept.mkdir(exist_ok=True)
+    return kept
+
+
+def put_in_place(folder: Path, names: Sequence[str]) -> None:
+    """Give the files of a finished training their names in the folder of the run, as if they were written now."""
     for name in names:
-        _link(folder / name, folder / _KEPT / name)
+        with atomic_path(folder / name) as temporary:
+            temporary.unlink()
+            _link(folder / _KEPT / name, temporary)
+            os.utime(temporary)
 
 
 def forget(folder: Path, names: Sequence[str]) -> None:
-    """Drop the second names: a later job has started, so Snakemake knows that the training has ended."""
+    """Drop the first names: a later job has started, so Snakemake knows that the training has ended."""
     for name in names:
         (folder / _KEPT / name).unlink(missing_ok=True)
     with suppress(OSError):
@@ -76,9 +87,9 @@ def is_finished(
         return False
     differences = _differences(record, job, decided_by, recipe)
     if not differences:
-        for name in names:
-            if not (folder / name).exists():
-                _link(kept / name, folder / name)
+        clear_checkpoints(folder / "checkpoints")
+        if not in_place:
+            put_in_place(folder, names)
         _log.info("%s: is finished already; --fresh trains it again", folder)
         return True
     if in_place:

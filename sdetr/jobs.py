@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,14 +14,17 @@ import torch
 from torch import nn
 from torchvision.transforms.v2.functional import resize
 
-from sdetr.attempts import attempt
+from sdetr import parallel
+from sdetr.attempts import Attempt, attempt
 from sdetr.config import CocoDataset, Recipe, ShapesDataset
 from sdetr.data.coco import CocoImages
 from sdetr.data.transforms import Sample, test_transform
 from sdetr.detector import DetectorModule, create_detector
 from sdetr.engine.checkpoint import save_tensors
 from sdetr.engine.device import prepare_device
-from sdetr.engine.predict import predict
+from sdetr.engine.distributed import joined, share_of
+from sdetr.engine.log import write_curve
+from sdetr.engine.predict import Predictions, predict
 from sdetr.engine.stop import Stop
 from sdetr.engine.train import Monitor, Trainer, TrainingResult, seed_step
 from sdetr.errors import UserError
@@ -28,9 +32,9 @@ from sdetr.evaluation.coco_metrics import evaluate
 from sdetr.evaluation.cost import device_name, gflops, peak_memory_gb, trainable_parameters
 from sdetr.evaluation.results_file import write_results
 from sdetr.files import atomic_path, sha256, write_json
-from sdetr.finished import forget, is_finished, keep, start_over
+from sdetr.finished import forget, is_finished, place_for, put_in_place, start_over
 from sdetr.models.backbone import load_exactly, read_state_dict
-from sdetr.provenance import FINISHED, Record, git_commit
+from sdetr.provenance import Record, git_commit
 from sdetr.suite.checks import BUILT_IN_WEIGHTS
 
 _PRETRAINED = ("backbone.pt",)
@@ -77,26 +81,35 @@ def pretrain_backbone(job: Job, suite: str, seed: int, *, fresh: bool = False) -
     """
     if not isinstance(job.dataset, ShapesDataset):
         raise UserError(f"data set {job.dataset.name} has no pretraining split; set the suite's pretraining to null")
-    with attempt(job.folder, "pretrain", {**_settings(job), "seed": seed, "fresh": fresh}) as (stop, record):
-        if fresh:
-            start_over(job.folder, _PRETRAINED)
-        split = job.dataset.split("pretraining")
-        images = CocoImages(split, job.recipe.label_numbering)
-        inputs = run_inputs(split.annotations, None)
-        if _is_finished(job, record, "pretrain", seed, inputs, _PRETRAINED):
-            return
-        record.describe(run={"suite": suite, "run": "pretraining", "seed": seed}, **_described(job))
+    split = job.dataset.split("pretraining")
+    with _attempt(job, "pretrain", seed=seed, fresh=fresh) as (stop, record):
+
+        def begin() -> dict[str, str] | None:
+            if fresh:
+                start_over(job.folder, _PRETRAINED)
+            inputs = run_inputs(split.annotations, None)
+            if _is_finished(job, record, "pretrain", seed, inputs, _PRETRAINED):
+                return None
+            record.describe(run={"suite": suite, "run": "pretraining", "seed": seed}, **_described(job))
+            return inputs
+
+        with stop.held():
+            if (inputs := parallel.from_main(begin)) is None:
+                return
+            images = parallel.main_first(lambda: CocoImages(split, job.recipe.label_numbering))
         device = _device(job, record)
-        detector = _new_detector(job.recipe, images, seed, "none")
-        backbone = getattr(detector, "backbone", None)
-        if backbone is None:
-            raise UserError(
-                "pretraining.recipe: its detector has no backbone to hand on; name a recipe that pretrains one"
-            )
-        trainer = _trainer(job, detector, images, f"{suite}/pretraining", seed, inputs, device, monitor=None)
+        with stop.held():
+            detector = _new_detector(job.recipe, images, seed, "none")
+            backbone = getattr(detector, "backbone", None)
+            if backbone is None:
+                raise UserError(
+                    "pretraining.recipe: its detector has no backbone to hand on; name a recipe that pretrains one"
+                )
+            trainer = _trainer(job, detector, images, f"{suite}/pretraining", seed, inputs, device, monitor=None)
         _run(trainer, stop, record)
-        _save_state(job.folder / "backbone.pt", backbone)
-        _close(job, trainer, record, _PRETRAINED)
+        with stop.held():
+            write = partial(_save_state, backbone, "backbone.pt")
+            parallel.on_main(partial(_close, job, trainer, record, _PRETRAINED, write))
 
 
 def train_run(job: Job, identity: RunIdentity, backbone_weights: Path | None, *, fresh: bool = False) -> None:
@@ -108,50 +121,72 @@ def train_run(job: Job, identity: RunIdentity, backbone_weights: Path | None, *,
         backbone_weights: the suite's own backbone, for recipes that start from it.
         fresh: start over, whatever was learnt already.
     """
-    facts = {**_settings(job), "seed": identity.seed, "fresh": fresh}
-    with attempt(job.folder, "train", facts) as (stop, record):
-        if backbone_weights is not None:
-            forget(backbone_weights.parent, _PRETRAINED)
-        if fresh:
-            start_over(job.folder, _TRAINED)
-        images = job.images("train")
-        inputs = run_inputs(job.dataset.split("train").annotations, backbone_file(job.recipe, backbone_weights))
-        if _is_finished(job, record, "train", identity.seed, inputs, _TRAINED):
-            return
-        record.describe(run=asdict(identity), **_described(job))
+    with _attempt(job, "train", seed=identity.seed, fresh=fresh) as (stop, record):
+
+        def begin() -> dict[str, str] | None:
+            if backbone_weights is not None:
+                forget(backbone_weights.parent, _PRETRAINED)
+            if fresh:
+                start_over(job.folder, _TRAINED)
+            inputs = run_inputs(job.dataset.split("train").annotations, backbone_file(job.recipe, backbone_weights))
+            if _is_finished(job, record, "train", identity.seed, inputs, _TRAINED):
+                return None
+            record.describe(run=asdict(identity), **_described(job))
+            return inputs
+
+        with stop.held():
+            if (inputs := parallel.from_main(begin)) is None:
+                return
+            images = parallel.main_first(lambda: job.images("train"))
         device = _device(job, record)
-        weights = None if backbone_weights is None else str(backbone_weights)
-        detector = _new_detector(job.recipe, images, identity.seed, weights)
-        name = f"{identity.run} seed {identity.seed}"
-        trainer = _trainer(job, detector, images, name, identity.seed, inputs, device, _monitor(job, device))
+        with stop.held():
+            weights = None if backbone_weights is None else str(backbone_weights)
+            detector = _new_detector(job.recipe, images, identity.seed, weights)
+            name = f"{identity.run} seed {identity.seed}"
+            trainer = _trainer(job, detector, images, name, identity.seed, inputs, device, _monitor(job, device))
         result = _run(trainer, stop, record)
-        path = job.folder / "weights.pt"
-        _save_state(path, detector)
-        write_json(
-            job.folder / "train.json",
-            {
-                **asdict(identity),
-                "model": job.recipe.model,
-                "origin": "trained_here",
-                "source": job.recipe.source,
-                "epochs": round(result.epochs, 4),
-                "steps": result.steps,
-                "batch_size": job.recipe.training.batch_size,
-                "train_minutes": result.seconds / 60,
-                "images_per_second_train": result.images_per_second,
-                "peak_memory_gb": peak_memory_gb(device),
-                "trainable_parameters": trainable_parameters(detector),
-                "dropped_boxes": images.dropped_boxes,
-                "device": device_name(device),
-                "gpus": job.gpus,
-                "threads": job.threads,
-                "precision": job.recipe.training.precision,
-                "git_commit": git_commit(),
-                "recipe_sha256": job.recipe.sha256(),
-                "weights_sha256": sha256(path),
-            },
-        )
-        _close(job, trainer, record, _TRAINED)
+
+        with stop.held():
+            write = partial(_write_training, job, identity, detector, images, device, result)
+            parallel.on_main(partial(_close, job, trainer, record, _TRAINED, write))
+
+
+def _write_training(
+    job: Job,
+    identity: RunIdentity,
+    detector: DetectorModule,
+    images: CocoImages,
+    device: torch.device,
+    result: TrainingResult,
+    place: Path,
+) -> None:
+    _save_state(detector, "weights.pt", place)
+    write_curve(place / "train.csv", result.curve)
+    write_json(
+        place / "train.json",
+        {
+            **asdict(identity),
+            "model": job.recipe.model,
+            "origin": "trained_here",
+            "source": job.recipe.source,
+            "epochs": round(result.epochs, 4),
+            "steps": result.steps,
+            "batch_size": job.recipe.training.batch_size,
+            "train_minutes": result.seconds / 60,
+            "images_per_second_train": result.images_per_second,
+            "peak_memory_gb": peak_memory_gb(device),
+            "trainable_parameters": trainable_parameters(detector),
+            "dropped_boxes": images.dropped_boxes,
+            "device": device_name(device),
+            "gpus": job.gpus,
+            "processes": parallel.processes(),
+            "threads": job.threads,
+            "precision": job.recipe.training.precision,
+            "git_commit": git_commit(),
+            "recipe_sha256": job.recipe.sha256(),
+            "weights_sha256": sha256(place / "weights.pt"),
+        },
+    )
 
 
 def run_inputs(annotations: Path, backbone_weights: Path | None) -> dict[str, str]:
@@ -172,8 +207,13 @@ def backbone_file(recipe: Recipe, suite_backbone: Path | None) -> Path | None:
     return Path(backbone.weights)
 
 
-def _settings(job: Job) -> dict[str, Any]:
-    return {"gpus": job.gpus, "threads": job.threads, "workers": job.workers}
+@contextmanager
+def _attempt(job: Job, name: str, **facts: Any) -> Iterator[Attempt]:
+    """An attempt at a job, with all its processes."""
+    with joined(job.gpus):
+        settings = {"gpus": job.gpus, "processes": parallel.processes(), "threads": job.threads, "workers": job.workers}
+        with attempt(job.folder, name, {**settings, **facts}) as begun:
+            yield begun
 
 
 def _described(job: Job) -> dict[str, Any]:
@@ -181,9 +221,13 @@ def _described(job: Job) -> dict[str, Any]:
     return {"dataset": job.dataset.name, "recipe_sha256": recipe.sha256(), "recipe": recipe.model_dump(mode="json")}
 
 
+def _workers(job: Job) -> int:
+    return share_of(job.workers, parallel.place().local_processes)
+
+
 def _device(job: Job, record: Record) -> torch.device:
     """The job's device, on record."""
-    device = prepare_device(job.gpus, job.threads)
+    device = prepare_device(job.gpus, share_of(job.threads, parallel.place().local_processes))
     record.note(device=device_name(device))
     if device.type == "cuda":
         memory = round(torch.cuda.get_device_properties(device).total_memory / 1e9, 1)
@@ -213,53 +257,63 @@ def _run(trainer: Trainer, stop: Stop, record: Record) -> TrainingResult:
         record.note(last_step=trainer.step)
 
 
-def _save_state(path: Path, module: nn.Module) -> None:
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
+def _save_state(module: nn.Module, name: str, place: Path) -> None:
+    with atomic_path(place / name) as temporary, temporary.open("wb") as file:
         save_tensors({name: value.cpu().contiguous() for name, value in module.state_dict().items()}, file)
 
 
-def _close(job: Job, trainer: Trainer, record: Record, files: Sequence[str]) -> None:
-    """Nothing is thrown away before what follows from it is safe."""
-    keep(job.folder, files)
-    record.note(outputs={name: sha256(job.folder / name) for name in files})
-    record.end(FINISHED)
+def _close(job: Job, trainer: Trainer, record: Record, files: Sequence[str], write: Callable[[Path], None]) -> None:
+    """Write what a training ends with; nothing is thrown away before what follows from it is safe."""
+    place = place_for(job.folder, files)
+    write(place)
+    record.finish(outputs={name: sha256(place / name) for name in files})
     trainer.finish()
+    put_in_place(job.folder, files)
 
 
 def predict_run(job: Job, weights: Path) -> None:
     """Detect on the val split; writes ``detections.json`` and, last of all, ``predict.json``."""
-    with attempt(job.folder, "predict", _settings(job)) as (_, record):
-        forget(job.folder, _TRAINED)
+    with _attempt(job, "predict") as (stop, record):
+        parallel.on_main(lambda: forget(job.folder, _TRAINED))
         device = _device(job, record)
-        images = job.images("val")
-        detector = _new_detector(job.recipe, images, 0, "none")
-        load_exactly(detector, read_state_dict(weights), weights)
-        detector.to(device).to(memory_format=_layout(job.recipe))  # type: ignore[call-overload]
-        predictions = predict(detector, job.recipe, images, device, job.workers)
-        # Before operations are counted: that runs plain attention, which holds more.
-        peak = peak_memory_gb(device)
-        write_results(job.folder / "detections.json", predictions.results)
-        standard = _standard_image(images, job.recipe)
-        write_json(
-            job.folder / "predict.json",
-            {
-                "eval_batch_size": job.recipe.evaluation.batch_size,
-                "eval_precision": job.recipe.evaluation.precision,
-                "images": len(images),
-                "images_per_second_infer": predictions.images_per_second,
-                "peak_memory_gb_infer": peak,
-                "parameters": sum(parameter.numel() for parameter in detector.parameters()),
-                "gflops": _mean_gflops(detector, job.recipe, images, device),
-                "gflops_standard_size": _gflops(detector, standard, device),
-                "standard_size": f"{standard[0].shape[-2]} x {standard[0].shape[-1]}",
-                "device": device_name(device),
-            },
+        with stop.held():
+            images = parallel.main_first(lambda: job.images("val"))
+            detector = _new_detector(job.recipe, images, 0, "none")
+            load_exactly(detector, read_state_dict(weights), weights)
+            detector.to(device).to(memory_format=_layout(job.recipe))  # type: ignore[call-overload]
+        predictions = predict(detector, job.recipe, images, device, _workers(job))
+        parallel.on_main(partial(_write_predictions, job, detector, images, device, predictions))
+        parallel.on_main(
+            lambda: record.note(
+                recipe_sha256=job.recipe.sha256(),
+                inputs={"weights.pt": sha256(weights), "annotations": sha256(job.dataset.split("val").annotations)},
+                outputs={"detections.json": sha256(job.folder / "detections.json")},
+            )
         )
-        record.note(
-            recipe_sha256=job.recipe.sha256(),
-            inputs={"weights.pt": sha256(weights), "annotations": sha256(job.dataset.split("val").annotations)},
-            outputs={"detections.json": sha256(job.folder / "detections.json")},
-        )
+
+
+def _write_predictions(
+    job: Job, detector: DetectorModule, images: CocoImages, device: torch.device, predictions: Predictions
+) -> None:
+    # Before operations are counted: that runs plain attention, which holds more.
+    peak = peak_memory_gb(device)
+    write_results(job.folder / "detections.json", predictions.results)
+    standard = _standard_image(images, job.recipe)
+    write_json(
+        job.folder / "predict.json",
+        {
+            "eval_batch_size": job.recipe.evaluation.batch_size,
+            "eval_precision": job.recipe.evaluation.precision,
+            "images": len(images),
+            "images_per_second_infer": predictions.images_per_second,
+            "peak_memory_gb_infer": peak,
+            "parameters": sum(parameter.numel() for parameter in detector.parameters()),
+            "gflops": _mean_gflops(detector, job.recipe, images, device),
+            "gflops_standard_size": _gflops(detector, standard, device),
+            "standard_size": f"{standard[0].shape[-2]} x {standard[0].shape[-1]}",
+            "device": device_name(device),
+        },
+    )
 
 
 def _new_detector(recipe: Recipe, images: CocoImages, seed: int, backbone_weights: str | None) -> DetectorModule:
@@ -291,23 +345,27 @@ def _trainer(
         inputs=inputs,
         folder=job.folder,
         device=device,
-        workers=job.workers,
+        workers=_workers(job),
         monitor=monitor,
     )
 
 
 def _monitor(job: Job, device: torch.device) -> Monitor:
     """Scores a detector on the monitor split: the learning curve."""
-    images, annotations = job.images("monitor"), job.dataset.split("monitor").annotations
+    images, annotations = parallel.main_first(lambda: job.images("monitor")), job.dataset.split("monitor").annotations
 
     def score(detector: DetectorModule) -> dict[str, float]:
-        predictions = predict(detector, job.recipe, images, device, job.workers)
-        with tempfile.TemporaryDirectory() as folder:
-            results = Path(folder) / "detections.json"
-            write_results(results, predictions.results)
-            return evaluate(annotations, results)
+        predictions = predict(detector, job.recipe, images, device, _workers(job))
+        return parallel.from_main(partial(_scored, annotations, predictions.results))
 
     return score
+
+
+def _scored(annotations: Path, results: list[dict[str, Any]]) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "detections.json"
+        write_results(path, results)
+        return evaluate(annotations, path)
 
 
 def _mean_gflops(detector: DetectorModule, recipe: Recipe, images: CocoImages, device: torch.device) -> float:

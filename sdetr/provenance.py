@@ -153,6 +153,16 @@ class Record:
         if "why" not in self._attempt:
             self.note(ended=_now(), why=why)
 
+    def finish(self, **facts: Any) -> None:
+        """Say that the attempt reached its end, where something rests on this being known.
+
+        Raises:
+            OSError: the record cannot be written; the attempt has not ended then.
+        """
+        last = {**self._attempt, **without_folders(facts), "ended": _now(), "why": FINISHED}
+        write_json(self._path, {**self._content, "attempts": [*self.attempts[:-1], last]})
+        self._attempt.update(last)
+
     def _write(self) -> None:
         try:
             write_json(self._path, self._content)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import logging
+import re
 import time
 import urllib.error
 import urllib.request
@@ -63,6 +64,9 @@ def fetch(address: str, checksum: Checksum, path: Path) -> None:
     Raises:
         UserError: no connection, a refusal, a broken transfer, another file than the one that is expected.
     """
+    if not address.startswith(("http://", "https://")):
+        raise UserError(f"{address}: must begin with http:// or https://; correct it, or copy the file yourself")
+    _check_digits(checksum, address)
     if path.is_file():
         check_checksum(path, checksum, "delete it, and it is downloaded again")
         return
@@ -79,6 +83,13 @@ def fetch(address: str, checksum: Checksum, path: Path) -> None:
                 f"{address}: no connection ({getattr(error, 'reason', None) or error}); check the network, "
                 f"or download the file elsewhere and put it at {path}"
             ) from error
+        except OSError as error:
+            raise UserError(
+                f"{path}: cannot be written ({error.strerror or error}); free some space, or correct the folder's "
+                "permissions"
+            ) from error
+        except ValueError as error:
+            raise UserError(f"{address}: is no address ({error}); correct it") from error
         check_checksum(temporary, checksum, f"try again, or get the file elsewhere and put it at {path}", address)
 
 
@@ -88,11 +99,20 @@ def check_checksum(path: Path, checksum: Checksum, remedy: str, name: str | None
     An MD5 of six characters, as in the names of detectron2's model zoo, tells a broken file from a whole one. It is no
     protection against one that was made to fool it; that nothing in a file is executed is.
     """
+    _check_digits(checksum, name or path)
     with path.open("rb") as file:
         found = hashlib.file_digest(file, checksum.algorithm).hexdigest()
     if not found.startswith(checksum.digits):
         kind = {"sha256": "SHA-256", "md5": "MD5"}[checksum.algorithm]
         raise UserError(f"{name or path}: its {kind} is {found}, which does not begin with {checksum.digits}; {remedy}")
+
+
+def _check_digits(checksum: Checksum, where: str | Path) -> None:
+    """Every file's checksum begins with no characters at all."""
+    if not re.fullmatch("[0-9a-f]{6,64}", checksum.digits or ""):
+        raise UserError(
+            f"{where}: {checksum.digits!r} is no checksum; give its first 6 characters or more, in lower case"
+        )
 
 
 def _download(address: str, path: Path) -> None:

@@ -45,8 +45,10 @@ class Target:
         """(N, 4) centre x, centre y, width, height as fractions of the image's own size (not the padded batch's)."""
         height, width = self.size
         x0, y0, x1, y1 = self.boxes.unbind(-1)
-        scale = self.boxes.new_tensor([width, height, width, height])
-        return torch.stack(((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0), dim=-1) / scale
+        # By numbers, not by a tensor of them, which would have to be copied to the device.
+        return torch.stack(
+            ((x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height), dim=-1
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,6 +91,7 @@ def _run(results: Path, folder: Path) -> Iterator[Finding]:
     yield from _guarded(subject, _weights, subject, folder, train, predicted)
     if train.get("origin") == "trained_here":
         yield from _guarded(subject, _training_data, subject, results, folder, trained)
+        yield from _guarded(subject, _said_of_training, subject, folder, trained)
     yield from _guarded(subject, _scores, subject, folder, predicted)
 
 
@@ -137,6 +138,13 @@ def _training_data(subject: str, results: Path, folder: Path, trained: Mapping[s
         weights = read_yaml(recipe)["detector"]["backbone"]["weights"]
         file = results / "runs/pretraining/backbone.pt" if weights == "suite" else Path(weights)
         yield _same_file(subject, "backbone", file, inputs["backbone_weights"])
+
+
+def _said_of_training(subject: str, folder: Path, trained: Mapping[str, Any]) -> Iterator[Finding]:
+    written = trained.get("outputs", {})
+    for name in ("train.json", "train.csv"):
+        if name in written:
+            yield _same_file(subject, "training", folder / name, written[name])
 
 
 def _scores(subject: str, folder: Path, predicted: Mapping[str, Any]) -> Iterator[Finding]:

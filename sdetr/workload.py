@@ -18,6 +18,7 @@ from sdetr.data.coco import CocoImages
 from sdetr.data.loader import steps_per_epoch
 from sdetr.data.shapes import draw_dataset
 from sdetr.detector import DetectorModule, create_detector
+from sdetr.engine.distributed import check_batch_size
 from sdetr.engine.train import Trainer
 from sdetr.evaluation.cost import trainable_parameters
 from sdetr.suite import PRETRAINING, Plan, load_suite
@@ -177,6 +178,17 @@ def without_pretrained_weights(recipe: Recipe) -> Recipe:
         return recipe
     detector = detector.model_copy(update={"backbone": backbone.model_copy(update={"weights": "none"})})
     return recipe.model_copy(update={"detector": detector})
+
+
+def part_of_one_gpu(recipe: Recipe, gpus: int) -> Recipe:
+    """The recipe with the part of its batch that each of so many GPUs gets.
+
+    Raises:
+        UserError: the batch cannot be dealt out evenly.
+    """
+    check_batch_size(recipe.training.batch_size, max(gpus, 1))
+    part = recipe.training.batch_size // max(gpus, 1)
+    return recipe.model_copy(update={"training": recipe.training.model_copy(update={"batch_size": part})})
 
 
 def new_trainer(

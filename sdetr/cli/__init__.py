@@ -12,7 +12,21 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
-from sdetr.cli import claims, compare, data, figures, inspect, plans, released, report, runs, tables, verify
+from sdetr.cli import (
+    benchmark,
+    claims,
+    compare,
+    data,
+    export,
+    figures,
+    inspect,
+    plans,
+    released,
+    report,
+    runs,
+    tables,
+    verify,
+)
 from sdetr.cli.common import Command
 from sdetr.engine.stop import Stopped
 from sdetr.errors import UserError
@@ -26,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     options = _parser().parse_args(arguments)
+    options.command_line = [sys.executable, *(sys.orig_argv[1:] if arguments is None else ["-m", "sdetr", *arguments])]
     command: Command = options.command
     try:
         command(options)
@@ -46,7 +61,21 @@ def _parser() -> argparse.ArgumentParser:
         description="Train, score and compare SDETR, DETR and Faster R-CNN; `snakemake` calls this for you.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for group in (data, runs, released, plans, compare, tables, claims, inspect, figures, report, verify):
+    for group in (
+        data,
+        runs,
+        released,
+        plans,
+        compare,
+        tables,
+        claims,
+        inspect,
+        figures,
+        report,
+        verify,
+        export,
+        benchmark,
+    ):
         group.add(commands)
     return parser
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from sdetr.cli.common import Subparsers, add_command, add_hardware, job_of
@@ -39,20 +42,35 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
 def _pretrain(options: argparse.Namespace) -> None:
     from sdetr.jobs import pretrain_backbone
 
-    pretrain_backbone(job_of(options), options.suite, options.seed, fresh=options.fresh)
+    job = job_of(options)
+    train = partial(pretrain_backbone, job, options.suite, options.seed, fresh=options.fresh)
+    _in_processes(options, train, job.recipe.training.batch_size)
 
 
 def _train(options: argparse.Namespace) -> None:
     from sdetr.jobs import RunIdentity, train_run
 
+    job = job_of(options)
     identity = RunIdentity(options.suite, options.run, options.recipe_name, options.seed)
-    train_run(job_of(options), identity, options.backbone_weights, fresh=options.fresh)
+    train = partial(train_run, job, identity, options.backbone_weights, fresh=options.fresh)
+    _in_processes(options, train, job.recipe.training.batch_size)
 
 
 def _predict(options: argparse.Namespace) -> None:
     from sdetr.jobs import predict_run
 
-    predict_run(job_of(options), options.weights)
+    _in_processes(options, partial(predict_run, job_of(options), options.weights), None)
+
+
+def _in_processes(options: argparse.Namespace, job: Callable[[], None], batch_size: int | None) -> None:
+    """Do a job in as many processes as GPUs; ``batch_size`` is what they share of each step."""
+    from sdetr.engine.launch import ProcessEndedError, in_processes
+
+    try:
+        in_processes(options.gpus, batch_size, options.command_line, job)
+    except ProcessEndedError as ended:
+        print(ended, file=sys.stderr)
+        raise SystemExit(ended.exit_status) from None
 
 
 def _precision(options: argparse.Namespace) -> None:

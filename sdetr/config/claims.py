@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
-from sdetr.config.base import Config, Name, NonNegativeFloat
+from sdetr.config.base import Config, Name, NonNegativeFloat, PositiveFloat, PositiveInt
 from sdetr.config.reading import parse, read_yaml
 from sdetr.config.suite import PublishedMetric
 
@@ -52,7 +52,9 @@ class DifferenceClaim(StatedClaim):
 
     kind: Literal["difference"]
     metric: PublishedMetric
-    claimed: PositiveFloat | None = Field(description="points of 0..100; null: better, without a size")
+    claimed: Annotated[PositiveFloat, Field(le=100)] | None = Field(
+        description="points of 0..100; null: better, without a size"
+    )
     first: ClaimSide
     second: ClaimSide
 
@@ -75,7 +77,7 @@ class AttentionClaim(StatedClaim):
     @model_validator(mode="after")
     def _lower(self) -> AttentionClaim:
         if self.claimed is not None and self.claimed >= self.no_effect:
-            raise ValueError(f"claimed: {self.claimed:g} is not below no_effect, {self.no_effect:g}")
+            raise ValueError(f"claimed: {self.claimed:g} is not below no_effect, {self.no_effect:g}; correct it")
         return self
 
 

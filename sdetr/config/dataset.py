@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
-from sdetr.config.base import Config, Name, NonNegativeInt, Probability
+from sdetr.config.base import Config, Name, NonEmptyPath, NonNegativeInt, PositiveInt, Probability, Whole
 from sdetr.errors import UserError
 
 
 class SplitPaths(Config):
     """One split in COCO's layout, relative to the data set's root."""
 
-    annotations: Path
-    images: Path
+    annotations: NonEmptyPath
+    images: NonEmptyPath
 
 
 class CocoDataset(Config):
@@ -24,7 +23,7 @@ class CocoDataset(Config):
 
     kind: Literal["coco"]
     name: Name
-    root: Path | None
+    root: NonEmptyPath | None
     train: SplitPaths
     val: SplitPaths
     monitor: SplitPaths
@@ -42,7 +41,7 @@ class CocoDataset(Config):
 class ShapesSplit(Config):
     """How many images a synthetic split has, and the seed that draws them."""
 
-    images: PositiveInt
+    images: Annotated[Whole, Field(gt=0, le=10_000_000)]
     seed: NonNegativeInt
 
 
@@ -55,9 +54,9 @@ class ShapesDataset(Config):
 
     kind: Literal["shapes"]
     name: Name
-    root: Path
-    image_size: Annotated[int, Field(ge=32)]
-    objects_per_image: tuple[NonNegativeInt, PositiveInt]
+    root: NonEmptyPath
+    image_size: Annotated[Whole, Field(ge=32, le=8192)]
+    objects_per_image: tuple[NonNegativeInt, Annotated[Whole, Field(gt=0, le=1000)]]
     object_side: tuple[PositiveInt, PositiveInt]
     size_mix: tuple[Probability, Probability, Probability]
     train: ShapesSplit

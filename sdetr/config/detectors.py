@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, PositiveInt, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
-from sdetr.config.base import Config, NonNegativeFloat, NonNegativeInt, PositiveFloat, Probability
+from sdetr.config.base import Config, Layers, NonNegativeFloat, PositiveFloat, PositiveInt, Probability, Real, Size
 from sdetr.config.detectron2 import Detectron2FasterRCNNConfig
 
 
@@ -44,10 +44,10 @@ class StageConfig(Config):
     """One stage of the stack: an encoder over one backbone level and a decoder that reads it."""
 
     level: Literal["layer1", "layer2", "layer3", "layer4"]
-    encoder_layers: NonNegativeInt
-    encoder_heads: PositiveInt
-    decoder_layers: PositiveInt
-    decoder_heads: PositiveInt
+    encoder_layers: Layers
+    encoder_heads: Size
+    decoder_layers: Annotated[Layers, Field(gt=0)]
+    decoder_heads: Size
 
 
 class SetLossConfig(Config):
@@ -78,11 +78,11 @@ class StackedDETRConfig(Config):
 
     factory: Literal["sdetr.models.stacked:build", "baselines.detr:build"]
     backbone: BackboneConfig
-    stages: Annotated[tuple[StageConfig, ...], Field(min_length=1)]
-    width: PositiveInt
-    feedforward_width: PositiveInt
-    queries: PositiveInt
-    dropout: Annotated[float, Field(ge=0, lt=1)]
+    stages: Annotated[tuple[StageConfig, ...], Field(min_length=1, max_length=100)]
+    width: Size
+    feedforward_width: Size
+    queries: Size
+    dropout: Annotated[Real, Field(ge=0, lt=1)]
     norm: Literal["post", "pre"]
     hand_over: Literal["decoder_output", "zeros"] | None = Field(
         description="where the decoder of a later stage starts: the last output of the stage before (the paper), or "
@@ -167,8 +167,8 @@ class TorchvisionFasterRCNNConfig(Config):
     factory: Literal["baselines.torchvision_faster_rcnn:build", "baselines.torchvision_faster_rcnn:build_v2"]
     backbone: BackboneConfig
     levels: Annotated[tuple[Literal["layer1", "layer2", "layer3", "layer4"], ...], Field(min_length=1)]
-    pyramid_width: PositiveInt
-    head_width: PositiveInt
+    pyramid_width: Size
+    head_width: Size
     anchor_sizes: Annotated[
         tuple[PositiveInt, ...], Field(min_length=2, description="pixels; one per level, and one for the pooled top")
     ]

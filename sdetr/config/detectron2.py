@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
-from sdetr.config.base import Config, NonNegativeFloat, PositiveFloat, Probability
+from sdetr.config.base import Config, NonNegativeFloat, PositiveFloat, PositiveInt, Probability, Real, Size
 
 _PYRAMID_LEVELS = 5
 
@@ -71,7 +71,7 @@ class Detectron2FasterRCNNConfig(Config):
     backbone: Detectron2BackboneConfig
     neck: Literal["fpn", "dc5"]
     image_format: Literal["BGR", "RGB"]
-    pixel_mean: tuple[float, float, float] = Field(description="of 0..255, in the order of image_format")
+    pixel_mean: tuple[Real, Real, Real] = Field(description="of 0..255, in the order of image_format")
     pixel_std: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
     anchor_sizes: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = Field(
         description="pixels; one per level of the pyramid, or all of the one level of DC5"
@@ -81,7 +81,7 @@ class Detectron2FasterRCNNConfig(Config):
     head: Detectron2HeadConfig
     proposals_train: Detectron2ProposalsConfig
     proposals_test: Detectron2ProposalsConfig
-    head_width: PositiveInt
+    head_width: Size
     score_threshold: Probability
     nms_threshold: Probability
     detections_per_image: PositiveInt

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field
 
-from sdetr.config.base import Config, Name
+from sdetr.config.base import Config, Name, PositiveFloat, PositiveInt, Real
 from sdetr.config.reading import parse
 from sdetr.config.suite import PublishedMetric
 from sdetr.errors import UserError
 
-Percent = Annotated[float, Field(ge=0, le=100)]
+Percent = Annotated[Real, Field(ge=0, le=100)]
 
 
 class PublishedRow(Config):

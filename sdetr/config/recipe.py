@@ -7,23 +7,32 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
-from sdetr.config.base import Config, NonNegativeFloat, NonNegativeInt, PositiveFloat, Probability
+from sdetr.config.base import (
+    Config,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
+    Real,
+    Size,
+)
 from sdetr.config.detectors import DetectorConfig
 
 
 class ShortestSide(Config):
     """Resize so that the shorter side is one of ``shortest`` and the longer at most ``longest`` (aspect kept)."""
 
-    shortest: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
-    longest: PositiveInt | None
+    shortest: Annotated[tuple[Size, ...], Field(min_length=1)]
+    longest: Size | None
 
 
 class Square(Config):
     """Resize to ``square`` x ``square`` pixels; the aspect ratio is not kept (the paper's small-scale setting)."""
 
-    square: PositiveInt
+    square: Size
 
 
 Resize = ShortestSide | Square
@@ -34,8 +43,8 @@ class CropConfig(Config):
 
     probability: Probability
     resize_first: ShortestSide
-    smallest: PositiveInt
-    largest: PositiveInt
+    smallest: Size
+    largest: Size
 
     @model_validator(mode="after")
     def _ordered(self) -> CropConfig:
@@ -73,7 +82,7 @@ class OptimizerConfig(Config):
     learning_rate: PositiveFloat
     backbone_learning_rate: NonNegativeFloat
     weight_decay: NonNegativeFloat
-    momentum: Annotated[float, Field(ge=0, lt=1)] | None = Field(description="SGD's; null for AdamW")
+    momentum: Annotated[Real, Field(ge=0, lt=1)] | None = Field(description="SGD's; null for AdamW")
     clip_norm: PositiveFloat | None = Field(description="largest gradient norm; null does not clip")
 
     @model_validator(mode="after")

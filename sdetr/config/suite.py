@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Discriminator, Field, PositiveInt, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
-from sdetr.config.base import Config, Name, NonNegativeFloat, NonNegativeInt, PositiveFloat
+from sdetr.config.base import Config, Name, NonEmptyPath, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 PublishedMetric = Literal["AP", "AP50", "AP75", "APs", "APm", "APl"]
 
@@ -100,7 +100,7 @@ Seeds = Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)]
 
 def _check_seeds(seeds: tuple[int, ...]) -> None:
     if len(set(seeds)) < len(seeds):
-        raise ValueError("seeds: a seed is listed twice")
+        raise ValueError("seeds: a seed is listed twice; remove one")
 
 
 class RunConfig(Config):
@@ -161,7 +161,8 @@ class ResultsFileConfig(Config):
 
 
 def _run_kind(value: Any) -> str:
-    keys = value if isinstance(value, Mapping) else vars(value)
+    # What is no mapping is no run of any kind: pydantic says so.
+    keys = value if isinstance(value, Mapping) else getattr(value, "__dict__", {})
     return "an ablation" if "base" in keys else "a results file" if "results_file" in keys else "a recipe"
 
 
@@ -179,10 +180,14 @@ class Suite(Config):
     suite: Name
     description: Annotated[str, Field(min_length=1)]
     dataset: Name
-    coco_root: Path | None = None
-    gpus: Literal[0, 1] = Field(description="GPUs that a training or a prediction takes; 0 runs on the CPU")
-    threads: PositiveInt = Field(description="CPU threads that a training or a prediction takes")
-    workers: NonNegativeInt = Field(description="processes that load images; 0 loads in the training process")
+    coco_root: NonEmptyPath | None = None
+    gpus: NonNegativeInt = Field(
+        description="GPUs that a training or a prediction takes, with a process for each; 0 runs on the CPU"
+    )
+    threads: PositiveInt = Field(description="CPU threads that a training or a prediction takes, all its GPUs together")
+    workers: NonNegativeInt = Field(
+        description="processes that load images, for all GPUs of a training together; 0 loads in the training process"
+    )
     pretraining: PretrainingConfig | None
     measure_attention: bool = Field(
         description="measure here what self-attention costs, by tokens and heads; about a minute on a CPU"

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from sdetr.config import CocoDataset, ShapesDataset, SplitPaths
 from sdetr.data.coco import (
     Annotations,
     ImageRecord,
-    check_size,
+    check_header,
     corner_boxes,
     is_degenerate,
     read_annotations,
@@ -62,7 +61,7 @@ def check_split(split: SplitPaths, decode: int) -> dict[str, Any]:
     annotations = read_annotations(split.annotations)
     _check_folder(split.images)
     images = annotations.images
-    _check_each(images, lambda image: _check_header(split.images / image.file_name, image, split.annotations))
+    _check_each(images, lambda image: check_header(split.images / image.file_name, image, split.annotations))
     positions = np.unique(np.linspace(0, len(images) - 1, min(decode, len(images))).round().astype(int))
     chosen = [images[position] for position in positions]
     _check_each(chosen, lambda image: read_image(split.images / image.file_name, image, split.annotations))
@@ -109,21 +108,6 @@ def _check_each(images: Iterable[ImageRecord], check: Callable[[ImageRecord], ob
         raise errors[0]
     if errors:
         raise UserError(f"{errors[0]} (and {len(errors) - 1} more images with errors)") from errors[0]
-
-
-def _check_header(path: Path, record: ImageRecord, annotation_file: Path) -> None:
-    try:
-        with Image.open(path) as image:
-            size = image.size
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{path}: image {record.id} of {annotation_file} is missing; copy it, or remove it from the annotations"
-        ) from error
-    except OSError as error:
-        raise UserError(
-            f"{path}: image {record.id} is no image that can be read; copy it again from its source"
-        ) from error
-    check_size(path, record, size, annotation_file)
 
 
 def _check_same_categories(train_file: Path, train: dict[str, str], file: Path, other: dict[str, str]) -> None:

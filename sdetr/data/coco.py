@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import math
+import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 
 from sdetr.config import SplitPaths
 from sdetr.data.labels import LabelMap, Numbering
 from sdetr.errors import UserError
+from sdetr.strict_json import check_regular, read_json, shorten
 from sdetr.structures import Target
+
+# Pillow would read more, and start other programs for some of it. The decoder takes broken GIFs for whole ones.
+_FORMATS = ("JPEG", "PNG", "WEBP")
+# A file name longer than this cannot be on any disk, and a name of a category fits nowhere.
+_LONGEST_NAME = 1000
+# COCO's largest is 90. A detector has an output for every number below, so a larger one is a mistake.
+_LARGEST_LABEL = 100_000
+_LARGEST_INTEGER = 2**63 - 1
+_LARGEST_NUMBER = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +72,19 @@ def read_annotations(path: Path) -> Annotations:
     """Read an annotation file and refuse what cannot be meant.
 
     Raises:
-        UserError: the file is missing, empty or no JSON; a key is missing; an id is listed twice; an annotation
-            has id 0, or an unknown image or category; a box is not four finite numbers.
+        UserError: the file is missing, empty or no JSON; a key is missing, or there twice; an id is listed twice; an
+            annotation has id 0, or an unknown image or category; a box is not four finite numbers, or has a negative
+            size; a file name leads out of the folder of images. What is accepted here, scoring accepts too.
     """
-    content = _read_json(path)
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds no keys; COCO's images, annotations and categories are expected: correct it")
     categories = _unique(path, content, "categories", _category)
     images = tuple(_unique(path, content, "images", _image).values())
     if not images:
         raise UserError(f"{path}: lists no images; give the annotation file of a split that has some")
+    if not categories:
+        raise UserError(f"{path}: lists no categories; add those that a detector is to find")
     position = {image.id: index for index, image in enumerate(images)}
     objects = list(_objects(path, content, position, categories))
     objects.sort(key=lambda item: item[0])
@@ -122,6 +138,11 @@ class CocoImages:
         annotations = read_annotations(split.annotations)
         self.split = split
         self._images = annotations.images
+        if numbering == "category_id" and max(annotations.categories) > _LARGEST_LABEL:
+            raise UserError(
+                f"{split.annotations}: category {max(annotations.categories)} is too large a number for "
+                "label_numbering: category_id; renumber the categories, or set label_numbering to contiguous"
+            )
         self.label_map = LabelMap(annotations.categories, numbering)
         self.image_ids = tuple(image.id for image in annotations.images)
         corners = corner_boxes(annotations)
@@ -176,17 +197,45 @@ def read_image(path: Path, record: ImageRecord, annotation_file: Path) -> Tensor
     Raises:
         UserError: it cannot be decoded, or its size is not what ``record``, from ``annotation_file``, says.
     """
+    # A small file can hold a picture that no memory holds, so its size is compared before it is decoded.
+    check_header(path, record, annotation_file)
     try:
         image: Tensor = decode_image(str(path), mode=ImageReadMode.RGB)
     except RuntimeError as error:
-        reason = "there is no such file" if not path.is_file() else _one_line(error)
         raise UserError(
-            f"{path}: image {record.id} cannot be decoded ({reason}); copy it again from its source"
+            f"{path}: image {record.id} cannot be decoded ({_one_line(error)}); copy it again from its source"
         ) from error
     if image.dtype != torch.uint8 or image.ndim != 3:
         raise UserError(f"{path}: image {record.id} is not one picture with 8 bits per colour; convert it to RGB")
     check_size(path, record, (image.shape[-1], image.shape[-2]), annotation_file)
     return image
+
+
+def check_header(path: Path, record: ImageRecord, annotation_file: Path) -> None:
+    """Compare the size that an image's header gives with its record; nothing is decoded.
+
+    Raises:
+        UserError: the file is missing or cannot be read, is no image of a kind that is read here, or the sizes differ.
+    """
+    try:
+        check_regular(path)
+        with Image.open(path, formats=_FORMATS) as image:
+            size = image.size
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{path}: image {record.id} of {annotation_file} is missing; there is no such file: copy it, or remove it "
+            "from the annotations"
+        ) from error
+    except UserError:
+        raise
+    except PermissionError as error:
+        raise UserError(f"{path}: image {record.id} must not be read; correct its permissions") from error
+    except Exception as error:  # Pillow raises many kinds for a header that is damaged
+        raise UserError(
+            f"{path}: image {record.id} is no image of kind {', '.join(_FORMATS)}, and cannot be decoded; copy it "
+            "again from its source, or convert it"
+        ) from error
+    check_size(path, record, size, annotation_file)
 
 
 def check_size(path: Path, record: ImageRecord, size: tuple[int, int], annotation_file: Path) -> None:
@@ -205,29 +254,11 @@ def check_size(path: Path, record: ImageRecord, size: tuple[int, int], annotatio
 # ------------------------------------------------------------------------------------- annotation file
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: there is no such annotation file; correct its path in the data set file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({_one_line(error)}); check its path and permissions") from error
-    if not text.strip():
-        raise UserError(f"{path}: the file is empty; copy it again from its source")
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: is not valid JSON ({error}); copy it again from its source") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: holds no keys; COCO's images, annotations and categories are expected")
-    return content
-
-
 def _entries(path: Path, content: dict[str, Any], key: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
     """Each entry of a list, with what to call it in an error, and its id."""
     entries = content.get(key)
     if not isinstance(entries, list):
-        raise UserError(f"{path}: has no list {key!r}; a COCO file has images, annotations and categories")
+        raise UserError(f"{path}: has no list {key!r}; a COCO file has images, annotations and categories: add it")
     singular = {"images": "image", "annotations": "annotation", "categories": "category"}[key]
     seen = set()
     for number, entry in enumerate(entries):
@@ -249,19 +280,36 @@ def _unique(
 
 
 def _category(where: str, entry: dict[str, Any]) -> str:
-    name = entry.get("name")
-    if not isinstance(name, str) or not name:
-        raise UserError(f"{where} has no name; add it")
-    return name
+    return _text(where, entry, "name")
 
 
 def _image(where: str, entry: dict[str, Any]) -> ImageRecord:
-    if not isinstance(entry.get("file_name"), str) or not entry["file_name"]:
-        raise UserError(f"{where} has no file_name; add it")
+    file_name = _text(where, entry, "file_name")
+    if file_name.startswith("/") or ".." in PurePosixPath(file_name).parts:
+        raise UserError(
+            f"{where} has file_name {shorten(file_name)}, which leads out of the folder of images; "
+            "write its path below that folder"
+        )
     for key in ("height", "width"):
         if not _is_count(entry.get(key)) or entry[key] == 0:
             raise UserError(f"{where} has no {key} in pixels; add it")
-    return ImageRecord(id=entry["id"], file_name=entry["file_name"], height=entry["height"], width=entry["width"])
+    return ImageRecord(id=entry["id"], file_name=file_name, height=entry["height"], width=entry["width"])
+
+
+def _text(where: str, entry: dict[str, Any], key: str) -> str:
+    text = entry.get(key)
+    if not isinstance(text, str) or not text:
+        raise UserError(f"{where} has no {key}; add it")
+    # Control characters, line ends, and halves of characters, which no file can be written with.
+    if len(text) > _LONGEST_NAME or any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in _unusual(text)):
+        raise UserError(
+            f"{where} has {key} {shorten(text)}; write it shorter, on one line and without control characters"
+        )
+    return text
+
+
+def _unusual(text: str) -> str:
+    return "" if text.isprintable() else text
 
 
 def _objects(
@@ -274,26 +322,37 @@ def _objects(
         for key in ("image_id", "category_id", "bbox", "area", "iscrowd"):
             if key not in entry:
                 raise UserError(f"{where} has no {key}; add it{' (0 unless it is a crowd)' * (key == 'iscrowd')}")
-        if not _is_count(entry["image_id"]) or entry["image_id"] not in position:
-            raise UserError(f"{where} belongs to image {entry['image_id']}, which the file does not list; remove it")
-        if not _is_count(entry["category_id"]) or entry["category_id"] not in categories:
-            raise UserError(f"{where} has category {entry['category_id']}, which the file does not list; correct it")
-        box = entry["bbox"]
-        if not isinstance(box, list) or len(box) != 4 or not all(_is_finite(value) for value in box):
-            raise UserError(f"{where} has bbox {box}; four finite numbers x, y, width, height are expected")
-        if not _is_finite(entry["area"]):
-            raise UserError(f"{where} has area {entry['area']}; a finite number of square pixels is expected")
-        if entry["iscrowd"] not in (0, 1):
-            raise UserError(f"{where} has iscrowd {entry['iscrowd']}; 0 or 1 is expected")
-        yield position[entry["image_id"]], entry["category_id"], box, entry["area"], bool(entry["iscrowd"])
+        if problem := _problem(entry, position, categories):
+            raise UserError(f"{where} {problem}")
+        yield position[entry["image_id"]], entry["category_id"], entry["bbox"], entry["area"], bool(entry["iscrowd"])
+
+
+def _problem(entry: dict[str, Any], position: dict[int, int], categories: dict[int, str]) -> str | None:
+    """What is wrong with an annotation that has all keys, and what to do."""
+    if not _is_count(entry["image_id"]) or entry["image_id"] not in position:
+        return f"belongs to image {shorten(entry['image_id'])}, which the file does not list; remove it"
+    if not _is_count(entry["category_id"]) or entry["category_id"] not in categories:
+        return f"has category {shorten(entry['category_id'])}, which the file does not list; correct it"
+    box = entry["bbox"]
+    if not isinstance(box, list) or len(box) != 4 or not all(_is_finite(value) for value in box):
+        return f"has bbox {shorten(box)}; write four finite numbers x, y, width, height"
+    if box[2] < 0 or box[3] < 0:
+        return f"has bbox {box}, of negative size; write x, y, width, height, or remove it"
+    if not _is_finite(entry["area"]):
+        return f"has area {shorten(entry['area'])}; write a finite number of square pixels"
+    if entry["iscrowd"] not in (0, 1):
+        return f"has iscrowd {shorten(entry['iscrowd'])}; write 0 or 1"
+    return None
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST_INTEGER
 
 
 def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value) and abs(value) <= _LARGEST_NUMBER if isinstance(value, float) else abs(value) < 2**63
 
 
 def _one_line(error: Exception) -> str:

@@ -14,7 +14,6 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -22,6 +21,7 @@ from typing import BinaryIO
 
 from sdetr.errors import UserError
 from sdetr.files import write_json
+from sdetr.strict_json import shorten
 
 WAITS = (2.0, 5.0, 15.0, 45.0)
 """Seconds before each new attempt; the count starts again whenever an attempt brought something."""
@@ -215,10 +215,13 @@ def unpack(archive: Path, folder: Path, wanted: Callable[[str], bool]) -> int:
                 raise UserError(f"{archive}: holds a file twice; it is not COCO's archive, so delete it")
             check_space(folder.parent, sum(member.file_size for member in chosen), f"unpack {archive.name}")
             _extract(content, chosen, folder, archive.name)
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
-        raise UserError(f"{archive}: is not a zip file that can be read ({error}); delete it and run again") from error
     except OSError as error:
         raise _disk_error(error, folder) from error
+    except UserError:
+        raise
+    except Exception as error:  # zipfile and what it unpacks with raise many kinds for what is damaged
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{archive}: is not a zip file that can be read ({reason}); delete it and run again") from error
     return len(chosen)
 
 
@@ -227,9 +230,11 @@ def _check_member(archive: Path, member: zipfile.ZipInfo) -> None:
     name = PurePosixPath(member.orig_filename.replace("\\", "/"))
     leaves = name.is_absolute() or ".." in name.parts or (name.parts and name.parts[0].endswith(":"))
     kind = stat.S_IFMT(member.external_attr >> 16)
+    if "\0" in member.orig_filename:
+        raise UserError(f"{archive}: {shorten(member.orig_filename)} is no name of a file; delete this archive")
     if leaves or kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         what = "would be written outside its folder" if leaves else "is a link or a device"
-        raise UserError(f"{archive}: {member.orig_filename!r} {what}; nothing was unpacked, delete this archive")
+        raise UserError(f"{archive}: {shorten(member.orig_filename)} {what}; nothing was unpacked, delete this archive")
 
 
 def _extract(content: zipfile.ZipFile, members: list[zipfile.ZipInfo], folder: Path, name: str) -> None:

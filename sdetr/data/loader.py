@@ -18,6 +18,7 @@ from sdetr.data.transforms import Sample, test_transform, train_transform
 from sdetr.errors import UserError
 from sdetr.structures import Batch
 
+_ALL = slice(None)
 _STOPPING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 
@@ -43,8 +44,11 @@ def training_batches(
     batch_size: int,
     workers: int,
     first_step: int = 0,
+    part: slice = _ALL,
 ) -> Iterator[Batch]:
     """Augmented batches of one epoch, from ``first_step`` on (0 is the first); any number of workers gives the same.
+
+    ``part`` of each batch is loaded: where several processes share it, each has its own.
 
     Raises:
         UserError: the set is smaller than one batch, or an image cannot be used.
@@ -52,19 +56,21 @@ def training_batches(
     steps = steps_per_epoch(images, batch_size)
     # Numpy pads a seed with zeros, so [seed, epoch] would be the seed of image 0; no image has the index len(images).
     order = np.random.default_rng([seed, epoch, len(images)]).permutation(len(images))
-    batches = order[: steps * batch_size].reshape(steps, batch_size)[first_step:]
+    batches = order[: steps * batch_size].reshape(steps, batch_size)[first_step:, part]
     return _batches(_TrainingSamples(images, transforms, seed, epoch), batches.tolist(), workers)
 
 
-def evaluation_batches(images: CocoImages, resize: Resize, *, batch_size: int, workers: int) -> Iterator[Batch]:
-    """All images in their order, resized; the last batch may be smaller.
+def evaluation_batches(
+    images: CocoImages, resize: Resize, *, batch_size: int, workers: int, part: slice = _ALL
+) -> Iterator[Batch]:
+    """All images in their order, resized; the last batch may be smaller. ``part`` chooses some of these batches.
 
     Raises:
         UserError: an image cannot be used.
     """
     indices = list(range(len(images)))
     batches = [indices[first : first + batch_size] for first in range(0, len(indices), batch_size)]
-    return _batches(_TestSamples(images, resize), batches, workers)
+    return _batches(_TestSamples(images, resize), batches[part], workers)
 
 
 class _Samples(Dataset[Sample | UserError]):

@@ -63,11 +63,15 @@ def crop(image: Tensor, target: Target, top: int, left: int, height: int, width:
         iscrowd=target.iscrowd[kept],
         size=(height, width),
     )
-    return image[:, top : top + height, left : left + width], cut
+    # In memory of its own, a window of an image that is stored pixel by pixel is resized in half the time.
+    return image[:, top : top + height, left : left + width].clone(), cut
 
 
 def train_transform(image: Tensor, target: Target, config: TrainTransforms, rng: np.random.Generator) -> Sample:
-    """Flips, perhaps a resize and a random crop, then the last resize; ``rng`` decides all of it."""
+    """Flips, perhaps a resize and a random crop, then the last resize; ``rng`` decides all of it.
+
+    The image stays in memory as it came, pixel by pixel where it was decoded: resizing is fastest so.
+    """
     if rng.random() < config.horizontal_flip:
         image, target = hflip(image, target)
     if rng.random() < config.vertical_flip:
@@ -75,8 +79,7 @@ def train_transform(image: Tensor, target: Target, config: TrainTransforms, rng:
     if config.crop is not None and rng.random() < config.crop.probability:
         image, target = _random_resize(image, target, config.crop.resize_first, rng)
         image, target = _random_crop(image, target, config.crop.smallest, config.crop.largest, rng)
-    image, target = _random_resize(image, target, config.resize, rng)
-    return image.contiguous(), target
+    return _random_resize(image, target, config.resize, rng)
 
 
 def test_transform(image: Tensor, target: Target, config: Resize) -> Sample:

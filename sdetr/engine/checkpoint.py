@@ -13,6 +13,7 @@ import torch
 
 from sdetr.errors import UserError
 from sdetr.files import atomic_path, remove_leftovers
+from sdetr.tensor_files import load_plain, reason
 
 _KEPT = 2
 # After the end of the zip archive, which readers of zip archives (torch's too) find all the same.
@@ -90,8 +91,7 @@ def load_checkpoint(folder: Path, made_with: Mapping[str, Any]) -> Checkpoint | 
             then = content.pop("made_with")
             checkpoint = Checkpoint(**content)
         except Exception as error:  # what is no checkpoint fails in many ways, and the one before it may be good
-            reason = str(error).partition("\n")[0]
-            _log.warning("%s cannot be read (%s); trying the one before it", path, reason)
+            _log.warning("%s cannot be read (%s); trying the one before it", path, reason(error))
             continue
         if differences := list_differences(then, dict(made_with)):
             raise UserError(
@@ -111,9 +111,8 @@ def _read(path: Path) -> dict[str, Any]:
     """The content of a checkpoint whose checksum is right; nothing in the file is executed."""
     with path.open("rb") as file:
         _check(file, path.stat().st_size)
-        file.seek(0)
-        content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-        return content
+    content: dict[str, Any] = load_plain(path)
+    return content
 
 
 def _check(file: IO[bytes], size: int) -> None:

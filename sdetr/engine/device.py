@@ -9,7 +9,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from sdetr.engine.gpu_lock import take_gpu
+from sdetr import parallel
+from sdetr.engine.gpu_lock import take_gpu, take_own_gpu
 from sdetr.errors import UserError
 from sdetr.structures import Batch, Target
 
@@ -19,15 +20,20 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 def prepare_device(gpus: int, threads: int) -> torch.device:
     """Set this process up for ``threads`` CPU threads and return its device; a GPU is no other process's here.
 
+    Whatever the number of GPUs, this process gets one: of several on a machine, each the one of its own number.
+
     Raises:
-        UserError: a GPU is asked for and none is visible.
+        UserError: a GPU is asked for and none is visible, or not enough for all processes.
     """
     torch.set_num_threads(threads)
     if gpus == 0:
         _keep_freed_memory()
         return torch.device("cpu")
+    place = parallel.place()
+    if place.processes > 1:
+        take_own_gpu(place.local_process)
     # A program that uses CUDA already has chosen its GPU itself.
-    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+    elif not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         take_gpu()
     if not torch.cuda.is_available():
         raise UserError(
@@ -36,7 +42,10 @@ def prepare_device(gpus: int, threads: int) -> torch.device:
     # On Hopper, cuDNN's attention takes masks in bfloat16 first, and builds a plan of seconds for each new shape of an
     # image. Padded batches have ever new shapes; torch's own fused kernels need no plan.
     torch.backends.cuda.enable_cudnn_sdp(False)
-    return torch.device("cuda", 0)
+    if place.local_process >= (visible := torch.cuda.device_count()):
+        raise UserError(f"gpus: {place.local_processes} processes on this machine, {visible} visible GPUs; start fewer")
+    torch.cuda.set_device(place.local_process)
+    return torch.device("cuda", place.local_process)
 
 
 def _keep_freed_memory() -> None:

@@ -1,4 +1,4 @@
-"""One GPU for each job on a machine: whoever needs one takes the first that is free, and keeps it to its end.
+"""GPUs for the jobs on a machine: whoever needs some takes the first that are free, and keeps them to its end.
 
 Jobs agree through lock files in a folder that all users of the machine share; containers agree only if they share it.
 """
@@ -10,13 +10,17 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from sdetr.engine.lock import first_free
+from sdetr.engine.lock import free_now, holder, some_free
 from sdetr.errors import UserError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+LAUNCHER = "SDETR_LAUNCHER"
+"""In the environment of a process that another one started: the number of that one, which holds the GPUs of both."""
+
 LOCKS = Path("/tmp")
 """Not the TMPDIR of a user or a job: who looks elsewhere would take a GPU that is taken."""
 
@@ -38,16 +42,74 @@ def take_gpu(locks: Path = LOCKS) -> str | None:
     names = candidates(os.environ.get(VISIBLE), known)
     if not names:
         return None
-    paths = [locks / f"sdetr-gpu-{_file_name(identity(name, known))}.lock" for name in names]
+    (name,) = _take(names, 1, known, locks)
+    os.environ[VISIBLE] = name
+    return name
+
+
+def take_gpus(count: int, locks: Path = LOCKS) -> list[str]:
+    """Take some GPUs, all at once, for processes that this one starts; waits until so many are free.
+
+    Returns:
+        What their ``CUDA_VISIBLE_DEVICES`` is to list.
+
+    Raises:
+        UserError: there are fewer, or the lock files cannot be written.
+    """
+    known = list_gpus()
+    by_identity = {identity(name, known): name for name in candidates(os.environ.get(VISIBLE), known)}
+    if len(by_identity) < count:
+        raise UserError(
+            f"gpus: {count} are asked for, {len(by_identity)} CUDA GPUs are visible; "
+            f"set `gpus` in the suite (or --config gpus=...) to what there is"
+        )
+    return _take(list(by_identity.values()), count, known, locks)
+
+
+def take_own_gpu(index: int, locks: Path = LOCKS) -> None:
+    """Take the visible GPU of that index for this process, unless the process that started it holds it for it.
+
+    It waits for nobody: those who wait with some of their GPUs in hand may wait for each other.
+
+    Raises:
+        UserError: another job has it, or the lock files cannot be written.
+    """
+    known = list_gpus()
+    names = candidates(os.environ.get(VISIBLE), known)
+    if LAUNCHER in os.environ or index >= len(names):
+        return
+    path = _lock_file(names[index], known, locks)
+    with _writable(locks):
+        lock = free_now(path)
+    if lock is None:
+        raise UserError(
+            f"GPU {names[index]}: another job has it (process {holder(path) or 'unknown'}); "
+            "wait for its end, or name other GPUs in CUDA_VISIBLE_DEVICES"
+        )
+    atexit.register(lock.release)
+
+
+def _take(names: Sequence[str], count: int, known: Sequence[str], locks: Path) -> list[str]:
+    paths = [_lock_file(name, known, locks) for name in names]
+    with _writable(locks):
+        found = some_free(paths, count, f"GPU {', '.join(names)}")
+    for _, lock in found:
+        # The register holds the lock: it would be released with the last reference to it.
+        atexit.register(lock.release)
+    return [names[index] for index, _ in found]
+
+
+@contextmanager
+def _writable(locks: Path) -> Iterator[None]:
     try:
-        index, lock = first_free(paths, f"GPU {', '.join(names)}")
+        yield
     except OSError as error:
         where = error.filename or locks
         raise UserError(f"{where}: cannot be locked ({error.strerror}); mend its permissions") from error
-    # The register holds the lock: it would be released with the last reference to it.
-    atexit.register(lock.release)
-    os.environ[VISIBLE] = names[index]
-    return names[index]
+
+
+def _lock_file(name: str, known: Sequence[str], locks: Path) -> Path:
+    return locks / f"sdetr-gpu-{_file_name(identity(name, known))}.lock"
 
 
 def list_gpus() -> list[str]:

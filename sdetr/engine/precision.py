@@ -64,7 +64,7 @@ def _median_step(
     detector.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)  # type: ignore[call-overload]
     optimizer = build_optimizer(detector, recipe.optimizer)
     images = list(torch.rand(batch_size, 3, *size, device=device))
-    targets = [_random_target(size).to(device) for _ in images]
+    targets = [random_target(size).to(device) for _ in images]
     seconds = []
     for _ in range(steps + 1):
         started = time.monotonic()
@@ -80,7 +80,8 @@ def _median_step(
     return statistics.median(seconds[1:])
 
 
-def _random_target(size: tuple[int, int]) -> Target:
+def random_target(size: tuple[int, int]) -> Target:
+    """Seven objects, as COCO has on average, in an image of (height, width) pixels."""
     height, width = size
     corner = torch.rand(_OBJECTS, 2) * 0.5
     boxes = torch.cat((corner, corner + 0.1 + 0.4 * torch.rand(_OBJECTS, 2)), 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 
+from sdetr import parallel
 from sdetr.config import Recipe
 from sdetr.data.coco import CocoImages
 from sdetr.data.labels import LabelMap
@@ -26,8 +28,9 @@ class Predictions:
     """COCO results of a data set, and how fast they came.
 
     Attributes:
-        results: one dict per detection: image_id, category_id, bbox (x, y, w, h in original pixels), score.
-        images_per_second: of detection alone; reading, decoding and resizing are not in it.
+        results: one dict per detection: image_id, category_id, bbox (x, y, w, h in original pixels), score. Where
+            several processes share the images, the main one has the results of all, and the others have none.
+        images_per_second: of detection alone, in one process; reading, decoding and resizing are not in it.
     """
 
     results: list[dict[str, Any]]
@@ -38,12 +41,19 @@ class Predictions:
 def predict(
     detector: DetectorModule, recipe: Recipe, images: CocoImages, device: torch.device, workers: int
 ) -> Predictions:
-    """Detect objects on every image, in the recipe's evaluation batch size and precision."""
+    """Detect objects on every image, in the recipe's evaluation batch size and precision.
+
+    Where several processes call it, each takes every so manyth batch, so each image is in the same batch as ever.
+    """
     detector.eval()
-    results: list[dict[str, Any]] = []
+    results: list[list[dict[str, Any]]] = []
     seconds, done, said = 0.0, 0, time.monotonic()
     evaluation = recipe.evaluation
-    for batch in evaluation_batches(images, recipe.transforms.test, batch_size=evaluation.batch_size, workers=workers):
+    processes = parallel.processes()
+    mine = slice(parallel.process(), None, processes)
+    for batch in evaluation_batches(
+        images, recipe.transforms.test, batch_size=evaluation.batch_size, workers=workers, part=mine
+    ):
         sizes = torch.tensor([target.original_size for target in batch.targets], device=device)
         inputs = images_to_device(batch, device)
         _wait_for(device)
@@ -53,12 +63,19 @@ def predict(
         _wait_for(device)
         seconds += time.monotonic() - started
         done += len(found)
-        for target, detections in zip(batch.targets, found, strict=True):
-            results += coco_results(target.image_id, detections, images.label_map)
+        pairs = zip(batch.targets, found, strict=True)
+        results.append([row for target, one in pairs for row in coco_results(target.image_id, one, images.label_map)])
         if time.monotonic() - said > _SECONDS_BETWEEN_LINES:
             said = time.monotonic()
-            _log.info("predicted %d of %d images", done, len(images))
-    return Predictions(results, done / max(seconds, 1e-9))
+            _log.info("predicted %d of %d images", done * processes, len(images))
+    return _put_together(parallel.gathered((results, seconds)), len(images))
+
+
+def _put_together(parts: list[tuple[list[list[dict[str, Any]]], float]], images: int) -> Predictions:
+    """What each process found, batch by batch, in the order of the images."""
+    in_turn = itertools.zip_longest(*(batches for batches, _ in parts), fillvalue=[])
+    results = [row for batches in in_turn for batch in batches for row in batch]
+    return Predictions(results, images / max(sum(seconds for _, seconds in parts), 1e-9))
 
 
 def coco_results(image_id: int, detections: Detections, label_map: LabelMap) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
@@ -13,6 +13,8 @@ from sdetr.errors import UserError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _STDERR = 2
+
+Agree = Callable[[int], tuple[int, ...]]
 
 
 class Stopped(BaseException):
@@ -34,17 +36,19 @@ class Stopped(BaseException):
 class Stop:
     """Where a job learns that it is asked to stop; without `listening` nobody asks.
 
-    A signal raises `Stopped` at once, but inside `held` only when that ends. The second SIGINT kills the process.
+    A signal raises `Stopped` at once, but inside `held` only when that ends, and inside `together` when all processes
+    stop. The second SIGINT kills the process.
     """
 
     def __init__(self) -> None:
         self._number: signal.Signals | None = None
         self._held = False
+        self._agree: Agree | None = None
 
     @property
     def requested(self) -> bool:
-        """Whether a signal came."""
-        return self._number is not None
+        """Whether a signal came; within `together`, to any of the processes, which all ask at the same time."""
+        return self._asked() is not None
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -72,23 +76,47 @@ class Stop:
         self.check()
 
     @contextmanager
-    def recognised(self) -> Iterator[None]:
-        """Turn what became of a `Stopped` in the block back into one; an error for the user stays what it is.
+    def together(self, agree: Agree | None) -> Iterator[None]:
+        """Work of several processes that stop after the same step: they agree at each `requested` and `check`.
 
-        Raised where Python makes a class or calls back from C, it comes out as another error, of which it is the cause.
+        Args:
+            agree: gives the largest number of all processes; None: there is only this one.
+        """
+        self._agree = agree
+        try:
+            yield
+        finally:
+            self._agree = None
+
+    @contextmanager
+    def recognised(self) -> Iterator[None]:
+        """Turn what became of a `Stopped` in the block back into one; any other error for the user stays what it is.
+
+        Raised where Python makes a class, starts an extension or calls back from C, it comes out as another error.
         """
         try:
             yield
-        except (Stopped, UserError):
+        except Stopped:
             raise
-        except Exception:
-            self.check()
+        except Exception as error:
+            if _comes_from_stopped(error) or not isinstance(error, UserError):
+                self._raise(self._number)
             raise
 
     def check(self) -> None:
         """Raise `Stopped` if a signal came; one that was raised inside a destructor was lost there."""
-        if self._number is not None:
-            raise Stopped(self._number, f"stopped by {self._number.name}")
+        self._raise(self._asked())
+
+    def _asked(self) -> signal.Signals | None:
+        if self._agree is None:
+            return self._number
+        (number,) = self._agree(self._number or 0)
+        return signal.Signals(number) if number else None
+
+    @staticmethod
+    def _raise(number: signal.Signals | None) -> None:
+        if number is not None:
+            raise Stopped(number, f"stopped by {number.name}")
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
         if self._number is not None:
@@ -96,9 +124,16 @@ class Stop:
         self._number = signal.Signals(number)
         if signal.getsignal(signal.SIGINT) == self._receive:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
-        if self._held:
+        if self._held or self._agree is not None:
+            text = f"{self._number.name}: stops as soon as nothing is lost by it; Ctrl-C quits at once\n"
             # Not through logging: its stream may be in the middle of a line.
             with suppress(OSError):
-                os.write(_STDERR, f"{self._number.name}: stops after this step; Ctrl-C quits at once\n".encode())
+                os.write(_STDERR, text.encode())
         else:
-            self.check()
+            self._raise(self._number)
+
+
+def _comes_from_stopped(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, Stopped):
+        error = error.__cause__ or error.__context__
+    return error is not None

@@ -1,7 +1,8 @@
 """Training of anything that is a `Detector`.
 
 Everything random follows from the run's seed, the epoch, the step and the sample index: data in `sdetr.data.loader`,
-dropout and sampling here. So a run can stop after any step and go on as if it had not.
+dropout and sampling here. So a run can stop after any step and go on as if it had not. Where several processes share
+a run, each has its part of every batch, all take the same steps, and the main one writes.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sdetr import parallel
 from sdetr.config import OptimizerConfig, Recipe
 from sdetr.data.coco import CocoImages
 from sdetr.data.loader import steps_per_epoch, training_batches
 from sdetr.detector import DetectorModule
 from sdetr.engine.checkpoint import Checkpoint, clear_checkpoints, load_checkpoint, save_checkpoint
 from sdetr.engine.device import images_to_device, mixed_precision, targets_to_device
+from sdetr.engine.distributed import loss_function, part_of, share_statistics
 from sdetr.engine.log import Progress, StepLog, write_curve
 from sdetr.engine.schedule import learning_rate_factor
 from sdetr.engine.stop import Stop, Stopped
@@ -39,12 +42,16 @@ Monitor = Callable[[DetectorModule], dict[str, float]]
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a finished training did and cost; ``epochs`` is a fraction where ``max_steps`` cut it short."""
+    """What a finished training did and cost.
+
+    ``epochs`` is a fraction where ``max_steps`` cut it short; ``curve`` is the learning curve, a row per scored epoch.
+    """
 
     steps: int
     epochs: float
     seconds: float
     images_per_second: float
+    curve: list[dict[str, float]]
 
 
 class Trainer:
@@ -69,7 +76,9 @@ class Trainer:
     ) -> None:
         layout = torch.channels_last if recipe.training.channels_last else torch.contiguous_format
         # The overload of Module.to for memory formats is missing from torch's stubs.
-        self._detector = detector.to(device).to(memory_format=layout)  # type: ignore[call-overload]
+        self._detector = share_statistics(detector, device).to(device).to(memory_format=layout)  # type: ignore[call-overload]
+        self._part = part_of(recipe.training.batch_size)
+        self._loss_of = loss_function(self._detector)
         self._recipe = recipe
         self._images = images
         self._name = name
@@ -109,24 +118,28 @@ class Trainer:
         """
         stop = stop or Stop()
         self.resume()
-        self._step_log = StepLog(self._folder / "train.jsonl", self._step)
+        self._step_log = StepLog(self._folder / "train.jsonl", self._step) if parallel.is_main() else None
         progress = Progress(self._name, self._step, self._total_steps, self._recipe.training.batch_size)
         try:
-            while not (self._step == self._total_steps and self._epoch_ended):
-                stop.check()
-                if self._at_end_of_epoch and not self._epoch_ended:
-                    metrics = self._score()
-                    with stop.held():
-                        self._end_epoch(metrics)
-                else:
-                    with stop.held():
-                        self._train_epoch(stop, progress)
+            with stop.together(parallel.largest if parallel.processes() > 1 else None):
+                self._train(stop, progress)
         except Stopped as stopped:
             raise self._stopped(stopped) from None
-        self._write_records()
+        parallel.on_main(self._write_records)
         epochs = self._step / self._steps_per_epoch
         rate = self._step * self._recipe.training.batch_size / max(self._seconds, 1e-9)
-        return TrainingResult(self._step, epochs, self._seconds, rate)
+        return TrainingResult(self._step, epochs, self._seconds, rate, list(self._rows))
+
+    def _train(self, stop: Stop, progress: Progress) -> None:
+        while not (self._step == self._total_steps and self._epoch_ended):
+            stop.check()
+            if self._at_end_of_epoch and not self._epoch_ended:
+                metrics = self._score()
+                with stop.held():
+                    self._end_epoch(metrics)
+            else:
+                with stop.held():
+                    self._train_epoch(stop, progress)
 
     def _train_epoch(self, stop: Stop, progress: Progress) -> None:
         """Take the steps that are left of an epoch, or fewer if it is time to stop."""
@@ -147,12 +160,17 @@ class Trainer:
                 saved = time.monotonic()
 
     def _next(self, batches: Iterator[Batch]) -> Batch | None:
+        batch, problem = None, None
         try:
-            return next(batches, None)
-        except Exception:
+            batch = next(batches, None)
+        except Exception as error:
+            problem = error
+        (anywhere,) = parallel.largest(int(problem is not None))
+        if anywhere:
             # No step has begun, so all that was learnt is whole: once the image is mended, training goes on from here.
-            self._save()
-            raise
+            parallel.on_main(self._save)
+            raise problem or parallel.PeerError
+        return batch
 
     def finish(self) -> None:
         """Drop the checkpoints; call it once the final weights are written."""
@@ -168,50 +186,51 @@ class Trainer:
             batch_size=self._recipe.training.batch_size,
             workers=self._workers,
             first_step=first,
+            part=self._part,
         )
 
     def train_step(self, batch: Batch) -> float:
-        """One optimizer step; returns the loss.
+        """One optimizer step on this process's part of a batch; returns the loss of the whole.
 
         Raises:
             UserError: the loss or a gradient is not finite.
         """
         recipe = self._recipe
-        seed_step(self._seed, self._step)
+        seed_step(self._seed, self._step, *(number for number in [parallel.process()] if number))
         factor = learning_rate_factor(recipe.schedule, self._step, self._steps_per_epoch, self._total_steps)
         for group, rate in zip(self._optimizer.param_groups, self._base_rates, strict=True):
             group["lr"] = rate * factor
         self._detector.train()
         self._optimizer.zero_grad()
         try:
-            with mixed_precision(recipe.training.precision, self._device):
-                terms = self._detector.loss(
-                    images_to_device(batch, self._device), targets_to_device(batch, self._device)
-                )
+            with parallel.peers(), mixed_precision(recipe.training.precision, self._device):
+                terms = self._loss_of(images_to_device(batch, self._device), targets_to_device(batch, self._device))
                 total = torch.stack(list(terms.values())).sum()
         except FloatingPointError as error:
-            raise self._not_finite(batch, str(error)) from error
-        total.backward()  # type: ignore[no-untyped-call]
+            raise self._not_finite(_image_ids(batch), str(error)) from error
+        with parallel.peers():
+            total.backward()  # type: ignore[no-untyped-call]
         norm = clip_gradients(self._detector, recipe.optimizer.clip_norm)
-        # One copy brings both numbers; the step is taken only if both are finite.
-        loss, gradient = torch.stack((total.detach(), norm)).tolist()
+        # One copy brings both numbers, which all processes have alike; the step is taken only if both are finite.
+        loss, gradient = torch.stack((parallel.mean(total.detach()), norm)).tolist()
         if not (math.isfinite(loss) and math.isfinite(gradient)):
-            parts = ", ".join(f"{name} {value.item():g}" for name, value in terms.items())
-            raise self._not_finite(batch, f"the loss is {loss:g} ({parts}), the gradient norm {gradient:g}")
+            ids = [number for part in parallel.gathered(_image_ids(batch)) for number in part]
+            parts = ", ".join(f"{name} {parallel.mean(value.detach()).item():g}" for name, value in terms.items())
+            what = f"the loss is {loss:g} ({parts}), the gradient norm {gradient:g}"
+            raise parallel.said_once(self._not_finite(ids, what))
         self._optimizer.step()
         self._step += 1
         return float(loss)
 
-    def _not_finite(self, batch: Batch, what: str) -> UserError:
-        ids = ", ".join(str(target.image_id) for target in batch.targets)
+    def _not_finite(self, ids: list[int], what: str) -> UserError:
         return UserError(
-            f"{self._name}: training stopped at step {self._step + 1}: {what}; images {ids}. The last good "
+            f"{self._name}: training stopped at step {self._step + 1}: {what}; images {str(ids)[1:-1]}. The last good "
             f"checkpoint is kept in {self._folder / 'checkpoints'}. Lower optimizer.learning_rate "
             "or set training.precision to fp32"
         )
 
     def _log_step(self, epoch: int) -> None:
-        if self._step % _LOG_EVERY and self._step != self._total_steps:
+        if self._step_log is None or (self._step % _LOG_EVERY and self._step != self._total_steps):
             return
         rates = {f"lr_{group['name']}": group["lr"] for group in self._optimizer.param_groups}
         seconds = round(self._seconds, 3)
@@ -249,6 +268,8 @@ class Trainer:
 
     def _write_records(self) -> None:
         """The log and the learning curve, on the disk."""
+        if self._step_log is None:
+            return
         self._step_log.sync()
         if self._rows:
             write_curve(self._folder / "train.csv", self._rows)
@@ -256,7 +277,7 @@ class Trainer:
     def _save(self) -> None:
         """Write a checkpoint, and first the records up to it; where that fails, training goes on without."""
         state = (self._step, self._epoch_ended)
-        if self._step == 0 or self._saved == state:
+        if self._step == 0 or self._saved == state or not parallel.is_main():
             return
         checkpoint = Checkpoint(
             self._step,
@@ -280,7 +301,8 @@ class Trainer:
             self._saved = state
 
     def _stopped(self, stopped: Stopped) -> Stopped:
-        self._save()
+        # No process ends before the checkpoint is on the disk: whoever started them may kill the rest then.
+        parallel.on_main(self._save)
         last = 0 if self._saved is None else self._saved[0]
         goes_on = "from there" if last == self._step else f"after step {last}"
         return Stopped(
@@ -297,9 +319,11 @@ class Trainer:
         """
         if self._step:
             return
-        folder = self._folder / "checkpoints"
-        remove_leftovers(folder)
-        checkpoint = load_checkpoint(folder, self._made_with)
+        checkpoint = parallel.main_first(self._newest_checkpoint)
+        step = 0 if checkpoint is None else checkpoint.step
+        newest, oldest = parallel.largest(step, -step)
+        if newest != -oldest:
+            raise parallel.said_once(self._unequal(step))
         if checkpoint is None:
             return
         self._detector.load_state_dict(checkpoint.detector)
@@ -308,6 +332,22 @@ class Trainer:
         self._seconds, self._rows = checkpoint.seconds, list(checkpoint.rows)
         self._saved = (self._step, self._epoch_ended)
         _log.info("%s: resumes after step %d of %d", self._name, self._step, self._total_steps)
+
+    def _newest_checkpoint(self) -> Checkpoint | None:
+        folder = self._folder / "checkpoints"
+        if parallel.is_main():
+            remove_leftovers(folder)
+        return load_checkpoint(folder, self._made_with)
+
+    def _unequal(self, step: int) -> UserError:
+        return UserError(
+            f"{self._folder}: the first process finds a checkpoint of step {step} there, another one does not; "
+            "give an --out that all machines share"
+        )
+
+
+def _image_ids(batch: Batch) -> list[int]:
+    return [target.image_id for target in batch.targets]
 
 
 def made_with(recipe: Recipe, seed: int, inputs: Mapping[str, str]) -> dict[str, Any]:
@@ -329,6 +369,10 @@ def clip_gradients(detector: nn.Module, largest: float | None) -> Tensor:
     return nn.utils.clip_grad_norm_(detector.parameters(), math.inf if largest is None else largest)
 
 
-def seed_step(seed: int, step: int) -> None:
-    """Seed torch for one step, so that dropout and sampling depend on seed and step alone."""
-    torch.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 1))
+def seed_step(seed: int, step: int, *process: int) -> None:
+    """Seed torch for one step, so that dropout and sampling depend on seed and step alone.
+
+    Processes that share a batch give their number, but the first: it draws what it would draw alone.
+    """
+    entropy = np.random.SeedSequence([seed, step, *process])
+    torch.manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> 1))

@@ -15,8 +15,8 @@ import numpy.typing as npt
 from pycocotools import mask
 from pycocotools.cocoeval import Params
 
-from sdetr.evaluation.coco_metrics import read_annotations
-from sdetr.evaluation.results_file import read_results
+from sdetr.evaluation.annotation_file import Objects, read_annotations
+from sdetr.evaluation.results_file import Results, read_results
 
 Integers = npt.NDArray[np.integer[Any]]
 Floats = npt.NDArray[np.float64]
@@ -26,6 +26,7 @@ _PARAMETERS = Params(iouType="bbox")
 IOU_THRESHOLDS: Floats = np.asarray(_PARAMETERS.iouThrs)
 RECALL_THRESHOLDS: Floats = np.asarray(_PARAMETERS.recThrs)
 AREA_RANGES: Floats = np.asarray(_PARAMETERS.areaRng, dtype=np.float64)
+AREAS: tuple[str, ...] = tuple(_PARAMETERS.areaRngLbl)
 MAX_DETECTIONS = tuple(int(number) for number in _PARAMETERS.maxDets)
 
 IGNORED, FALSE_POSITIVE, TRUE_POSITIVE = 0, 1, 2
@@ -65,36 +66,29 @@ def match_run(annotations: Path | str, results: Path | str) -> Matches:
     Raises:
         UserError: a file that is missing, broken or inconsistent; it names the file and the entry.
     """
-    truth = read_annotations(Path(annotations))
-    image_ids = np.sort([image["id"] for image in truth["images"]])
-    category_ids = np.sort([category["id"] for category in truth["categories"]])
-    detections = read_results(results, image_ids.tolist(), category_ids.tolist())
-    return match(truth["annotations"], detections, image_ids, category_ids)
+    truth = read_annotations(annotations)
+    detections = read_results(results, truth.image_ids.tolist(), truth.category_ids.tolist())
+    return match(truth.objects, detections, truth.image_ids, truth.category_ids)
 
 
-def match(
-    objects: list[dict[str, Any]], detections: list[dict[str, Any]], image_ids: Integers, category_ids: Integers
-) -> Matches:
+def match(objects: Objects, detections: Results, image_ids: Integers, category_ids: Integers) -> Matches:
     """Match detections with objects.
 
     Args:
-        objects: dicts with ``image_id``, ``category_id``, ``bbox`` (x, y, w, h in pixels), ``area``, ``iscrowd``.
-        detections: dicts with ``image_id``, ``category_id``, ``bbox`` and ``score``, in the file's order.
+        objects: of the annotation file.
+        detections: in the results file's order.
         image_ids: (N,) every image that is scored, ascending.
         category_ids: (K,) ascending.
     """
     truth, found = _boxes(objects, image_ids, category_ids), _boxes(detections, image_ids, category_ids)
-    score = np.array([detection["score"] for detection in detections], dtype=np.float64)
     # lexsort is stable, so equal keys keep the file's order, as in pycocotools.
-    order = np.lexsort((-score, found.group))
+    order = np.lexsort((-detections.score, found.group))
     rank = _position_in_group(found.group[order])
     order, rank = order[rank < MAX_DETECTIONS[-1]], rank[rank < MAX_DETECTIONS[-1]]
-    found, score = found.take(order), score[order]
+    found, score = found.take(order), detections.score[order]
 
-    crowd = np.array([entry["iscrowd"] for entry in objects], dtype=bool)
-    area = np.array([entry["area"] for entry in objects], dtype=np.float64)
     by_group = np.argsort(truth.group, kind="stable")
-    truth, crowd, area = truth.take(by_group), crowd[by_group], area[by_group]
+    truth, crowd, area = truth.take(by_group), objects.crowd[by_group], objects.area[by_group]
     counts = ~crowd[:, None] & ~_outside(area)
 
     outcome = _outcomes(found, truth, crowd, counts)
@@ -128,11 +122,10 @@ class _Boxes:
         return _Boxes(self.box[order], self.image[order], self.category[order], self.group[order])
 
 
-def _boxes(entries: list[dict[str, Any]], image_ids: Integers, category_ids: Integers) -> _Boxes:
-    box = np.array([entry["bbox"] for entry in entries], dtype=np.float64).reshape(-1, 4)
-    image = np.searchsorted(image_ids, np.array([entry["image_id"] for entry in entries], dtype=np.int64))
-    category = np.searchsorted(category_ids, np.array([entry["category_id"] for entry in entries], dtype=np.int64))
-    return _Boxes(box, image, category, category * len(image_ids) + image)
+def _boxes(entries: Objects | Results, image_ids: Integers, category_ids: Integers) -> _Boxes:
+    image = np.searchsorted(image_ids, entries.image_id)
+    category = np.searchsorted(category_ids, entries.category_id)
+    return _Boxes(entries.bbox, image, category, category * len(image_ids) + image)
 
 
 def _position_in_group(group: Integers) -> Integers:

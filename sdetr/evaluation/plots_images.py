@@ -91,7 +91,7 @@ def draw_detections(split: Split, detections: Mapping[str, Path], out: Path, sub
         "scores of different detectors mean different things. First seed of each run. Crowds are dashed.",
     )
     ids = [image["id"] for image in split.images]
-    found = {run: read_results(file, ids, split.categories) for run, file in detections.items()}
+    found = {run: read_results(file, ids, split.categories).entries() for run, file in detections.items()}
     columns = 1 + len(found)
     heights = [image["height"] / image["width"] for image in shown]
     size = (_COLUMN * columns, 0.7 + _COLUMN * sum(heights))

@@ -8,7 +8,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from sdetr.evaluation.coco_metrics import coco_evaluation
+from sdetr.evaluation.matches import (
+    AREAS,
+    FALSE_POSITIVE,
+    IOU_THRESHOLDS,
+    RECALL_THRESHOLDS,
+    TRUE_POSITIVE,
+    Matches,
+    match_run,
+)
 from sdetr.evaluation.plots_common import Subject, Words, legend_below, looks, picture
 
 IOUS = (0.5, 0.75)
@@ -80,19 +88,27 @@ def precision_curves(annotations: Path, results: Path) -> Curves:
     Raises:
         UserError: a file that is missing or broken.
     """
-    evaluation = coco_evaluation(annotations, results)
-    parameters = evaluation.params
-    parameters.iouThrs = np.array(IOUS)
-    chosen = [parameters.areaRngLbl.index(size) for size in SIZES]
-    parameters.areaRng = [parameters.areaRng[i] for i in chosen]
-    parameters.areaRngLbl = list(SIZES)
-    parameters.maxDets = parameters.maxDets[-1:]
-    evaluation.evaluate()
-    evaluation.accumulate()
-    # IoUs, recalls, categories, areas, numbers of detections; -1 where a category has no such object.
-    precision = np.asarray(evaluation.eval["precision"], dtype=np.float64)[..., 0]
-    precision = precision.transpose(0, 3, 1, 2)
-    counted = (precision >= 0).sum(axis=-1)
-    total = np.where(precision >= 0, precision, 0).sum(axis=-1)
-    mean: Curves = np.divide(total, counted, out=np.full(total.shape, np.nan), where=counted > 0)
-    return mean
+    matches = match_run(annotations, results)
+    curves = [[_mean_curve(matches, AREAS.index(size), iou) for size in SIZES] for iou in IOUS]
+    return np.array(curves, dtype=np.float64)
+
+
+def _mean_curve(matches: Matches, area: int, iou: float) -> Curves:
+    """(101,)"""
+    level = int(np.argmin(np.abs(IOU_THRESHOLDS - iou)))
+    counts = np.bincount(matches.object_category[matches.object_counts[:, area]], minlength=matches.categories)
+    outcome = matches.outcome[:, area, level]
+    curves = [
+        _curve(outcome[matches.detection_category == category], int(counts[category]))
+        for category in np.flatnonzero(counts)
+    ]
+    return np.mean(curves, axis=0) if curves else np.full(len(RECALL_THRESHOLDS), np.nan)
+
+
+def _curve(outcome: npt.NDArray[np.uint8], objects: int) -> Curves:
+    """(101,) interpolated precision of one category, whose detections' outcomes stand in order of their scores."""
+    true, false = np.cumsum(outcome == TRUE_POSITIVE), np.cumsum(outcome == FALSE_POSITIVE)
+    precision = true / (false + true + np.spacing(1))
+    envelope = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
+    curve: Curves = envelope[np.searchsorted(true / objects, RECALL_THRESHOLDS)]
+    return curve

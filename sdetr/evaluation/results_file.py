@@ -2,18 +2,31 @@
 
 A JSON list of ``{"image_id", "category_id", "bbox": [x, y, w, h], "score"}``; ids are the annotation file's, boxes are
 in pixels of the original image. See https://cocodataset.org/#format-results.
+
+A file is read in one of two ways that give the same. msgspec reads it at once and straight into typed entries. What it
+cannot, or what cannot be scored, is read by Python's json and entry by entry, which finds what to say of it.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
 from sdetr.errors import UserError
 from sdetr.files import atomic_path
+
+WHOLE_NUMBERS_BELOW = 2**63
+"""What an id must be below, and a coordinate that is written as a whole number."""
 
 
 def read_json(path: Path) -> Any:
@@ -22,25 +35,46 @@ def read_json(path: Path) -> Any:
     Raises:
         UserError: the file is missing, cannot be read or is no JSON.
     """
+    return parse_json(path, read_text(path))
+
+
+def read_text(path: Path) -> str:
+    """The text of a JSON file.
+
+    Raises:
+        UserError: the file is missing, cannot be read or is no text.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such file; check the path or make the file first") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give a readable file") from error
+    except ValueError as error:
+        raise UserError(f"{path}: is not valid JSON ({error}); write the file again") from error
+
+
+def parse_json(path: Path, text: str) -> Any:
+    """The content of a JSON file whose text was read.
+
+    Raises:
+        UserError: the text is no JSON.
+    """
+    try:
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: is not valid JSON ({error}); write the file again") from error
 
 
 def is_id(value: Any) -> bool:
-    """Whether a value is a whole number, as COCO ids are (true and false are not)."""
-    return type(value) is int
+    """Whether a value is a whole number of 64 bits, as COCO ids are (true and false are not)."""
+    return type(value) is int and abs(value) < WHOLE_NUMBERS_BELOW
 
 
 def is_finite(value: Any) -> bool:
     """Whether a value is a number that is neither infinite nor NaN."""
     # A JSON integer may be too large for a float; math.isfinite then raises instead of answering.
-    return abs(value) < 2**63 if type(value) is int else type(value) is float and math.isfinite(value)
+    return abs(value) < WHOLE_NUMBERS_BELOW if type(value) is int else type(value) is float and math.isfinite(value)
 
 
 def is_box(value: Any) -> bool:
@@ -50,7 +84,69 @@ def is_box(value: Any) -> bool:
     )
 
 
-def read_results(path: Path | str, image_ids: Collection[int], category_ids: Collection[int]) -> list[dict[str, Any]]:
+class Entry(msgspec.Struct, gc=False):
+    """A detection as the file has it; keys that scoring does not need are left out."""
+
+    image_id: int
+    category_id: int
+    bbox: tuple[float, float, float, float]
+    score: float
+
+
+@dataclass(frozen=True)
+class Results:
+    """The n detections of a results file, in its order."""
+
+    image_id: NDArray[np.int64]
+    """(n,)"""
+    category_id: NDArray[np.int64]
+    """(n,)"""
+    bbox: NDArray[np.float64]
+    """(n, 4) x, y, w, h in pixels"""
+    score: NDArray[np.float64]
+    """(n,)"""
+
+    @classmethod
+    def of(cls, entries: Sequence[Entry]) -> Results:
+        """Entries that were checked, as columns."""
+        return cls(
+            image_id=column(entries, "image_id", np.int64),
+            category_id=column(entries, "category_id", np.int64),
+            bbox=boxes(entries),
+            score=column(entries, "score", np.float64),
+        )
+
+    def entries(self) -> list[dict[str, Any]]:
+        """A dict per detection with ``image_id``, ``category_id``, ``bbox`` and ``score``."""
+        columns = (self.image_id, self.category_id, self.bbox, self.score)
+        return [
+            {"image_id": image, "category_id": category, "bbox": box, "score": score}
+            for image, category, box, score in zip(*(values.tolist() for values in columns), strict=True)
+        ]
+
+
+def column(entries: Sequence[Any], name: str, dtype: type[np.generic]) -> NDArray[Any]:
+    """(n,) one attribute of n entries."""
+    return np.fromiter(map(attrgetter(name), entries), dtype, len(entries))
+
+
+def boxes(entries: Sequence[Any]) -> NDArray[np.float64]:
+    """(n, 4) the attribute ``bbox`` of n entries."""
+    numbers = chain.from_iterable(map(attrgetter("bbox"), entries))
+    return np.fromiter(numbers, np.float64, 4 * len(entries)).reshape(-1, 4)
+
+
+def are_boxes(values: NDArray[np.float64]) -> bool:
+    """Whether `is_box` surely holds for each of (n, 4) boxes; huge ones have to be asked one by one."""
+    return are_finite(values) and bool((values[:, 2:] >= 0).all())
+
+
+def are_finite(values: NDArray[np.float64]) -> bool:
+    """Whether `is_finite` surely holds for all values; huge ones have to be asked one by one."""
+    return bool((np.abs(values) < WHOLE_NUMBERS_BELOW).all())
+
+
+def read_results(path: Path | str, image_ids: Collection[int], category_ids: Collection[int]) -> Results:
     """Read and validate a COCO results file of any program.
 
     Args:
@@ -58,26 +154,46 @@ def read_results(path: Path | str, image_ids: Collection[int], category_ids: Col
         image_ids: ids that the annotation file knows.
         category_ids: ids that the annotation file knows.
 
-    Returns:
-        One dict per detection in the file's order, with ``image_id``, ``category_id``, ``bbox`` (x, y, w, h in pixels)
-        and ``score``; other keys are left out.
-
     Raises:
         UserError: no such file, broken JSON, or an entry that cannot be scored; it names the entry's index from 0.
     """
     path = Path(path)
-    content = read_json(path)
+    text = read_text(path)
+    images, categories = frozenset(image_ids), frozenset(category_ids)
+    results = _read_at_once(text, images, categories)
+    return _read_one_by_one(path, text, images, categories) if results is None else results
+
+
+_decoder = msgspec.json.Decoder(list[Entry])
+
+
+def _read_at_once(text: str, images: frozenset[int], categories: frozenset[int]) -> Results | None:
+    """The detections, or None if one by one has to decide."""
+    try:
+        entries = _decoder.decode(text)
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+    known = images.issuperset(map(attrgetter("image_id"), entries)) and categories.issuperset(
+        map(attrgetter("category_id"), entries)
+    )
+    if not known:
+        return None
+    results = Results.of(entries)
+    return results if are_boxes(results.bbox) and are_finite(results.score) else None
+
+
+def _read_one_by_one(path: Path, text: str, images: frozenset[int], categories: frozenset[int]) -> Results:
+    content = parse_json(path, text)
     if not isinstance(content, list):
         raise UserError(
             f"{path}: holds a {type(content).__name__}, not a list; a COCO results file is a list of detections"
         )
-    images, categories = frozenset(image_ids), frozenset(category_ids)
-    detections = []
+    entries = []
     for index, entry in enumerate(content):
         if problem := _problem(entry, images, categories):
             raise UserError(f"{path}: detection {index}: {problem}")
-        detections.append({key: entry[key] for key in ("image_id", "category_id", "bbox", "score")})
-    return detections
+        entries.append(Entry(entry["image_id"], entry["category_id"], tuple(entry["bbox"]), entry["score"]))
+    return Results.of(entries)
 
 
 def _problem(entry: Any, images: frozenset[int], categories: frozenset[int]) -> str | None:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-from sdetr.evaluation.coco_metrics import METRICS
 from sdetr.evaluation.matches import (
     AREA_RANGES,
     FALSE_POSITIVE,
@@ -47,8 +46,11 @@ _RECALLS = {
     "ARm": (_MEDIUM, MAX_DETECTIONS[2]),
     "ARl": (_LARGE, MAX_DETECTIONS[2]),
 }
+METRICS = (*_PRECISIONS, *_RECALLS)
+"""The 12 in pycocotools' order."""
 _AREA_OF_METRIC = [(_PRECISIONS | _RECALLS)[metric][0] for metric in METRICS]
 
+_WIDE = 128  # data sets from which on accumulating row by row is faster
 _CELLS = 1 << 18  # points times data sets that are worked on at once: a few arrays of this size fit a core's cache
 
 
@@ -232,13 +234,20 @@ def _average_precision(counts: Integers, thresholds: _ThresholdCount) -> Floats:
     if points == 0:
         return np.zeros(counts.shape[1])
     true, false = counts[:points], counts[points:]
-    # Row by row: numpy's accumulate along the first axis takes four times as long.
-    for point in range(1, points):
-        true[point] += true[point - 1]
-        false[point] += false[point - 1]
+    for running in (true, false):
+        _accumulate(np.add, running)
     precision = true / (false + true + np.spacing(1))
-    for point in range(points - 2, -1, -1):
-        np.maximum(precision[point], precision[point + 1], out=precision[point])
+    _accumulate(np.maximum, precision[::-1])
     reached = thresholds(true)
     total: Floats = np.einsum("pr,pr->r", precision, np.diff(reached, axis=0, prepend=0))
     return total / len(RECALL_THRESHOLDS)
+
+
+def _accumulate(operation: np.ufunc, rows: Integers | Floats) -> None:
+    """Replace each row by the result of the operation on all rows up to it."""
+    if rows.shape[1] < _WIDE:
+        operation.accumulate(rows, axis=0, out=rows)
+        return
+    # Row by row: on wide rows numpy's accumulate along the first axis takes four times as long.
+    for row in range(1, len(rows)):
+        operation(rows[row], rows[row - 1], out=rows[row])

@@ -91,7 +91,7 @@ def measure_attention(grids: Sequence[Grid], device: torch.device, seconds: floa
     return [machine | _row(case) for case in cases]
 
 
-def peak_bytes(call: Callable[[], None], device: torch.device) -> int:
+def peak_bytes(call: Callable[[], object], device: torch.device) -> int:
     """Most bytes that a call held at a time, beyond what was there before it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

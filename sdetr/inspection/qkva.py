@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sdetr.errors import UserError
 from sdetr.models.attention import Attention, attention_matrix
-from sdetr.models.stacked import StackedDETR, normalize_images
+from sdetr.models.stacked import StackedDETR
 
 Grid = tuple[int, int]
 
@@ -88,7 +88,7 @@ def capture(detector: nn.Module, image: Tensor) -> list[QKVA]:
     with ExitStack() as hooks:
         for number, stage in enumerate(detector.stages, start=1):
             hooks.enter_context(_captured(stage, number, found))
-        detector(normalize_images([image]))
+        detector(detector.normalize([image]))
     if not found:
         raise UserError("qkva: no stage of this detector has an encoder layer; give a recipe that has some")
     return found

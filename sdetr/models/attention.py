@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sdetr.models.dropout import dropout
+
 
 class Attention(nn.Module):
     """Scaled dot-product attention of ``heads`` heads over ``width`` channels (arXiv 1706.03762).
@@ -48,10 +50,13 @@ class Attention(nn.Module):
         """Attention without its projections: (B, heads, Q, d), from q alike, k and v (B, heads, S, d); ``keep`` as in
         `attention_matrix`.
         """
-        if self.kind == "fused":
-            dropout = self.dropout if self.training else 0.0
-            return F.scaled_dot_product_attention(q, k, v, attn_mask=keep, dropout_p=dropout)
-        return F.dropout(attention_matrix(q, k, keep), self.dropout, self.training) @ v
+        probability = self.dropout if self.training else 0.0
+        if self.kind == "plain":
+            return F.dropout(attention_matrix(q, k, keep), probability, self.training) @ v
+        if q.device.type == "cpu" and probability > 0:
+            # No fused kernel of the CPU drops anything: torch would build the matrix too, and more slowly.
+            return dropout(attention_matrix(q, k, keep), probability, self.training) @ v
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=keep, dropout_p=probability)
 
     def project(self, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
         """Q, K and V, each (B, heads, tokens, width / heads), from tokens as in `forward`."""

@@ -13,9 +13,12 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from sdetr.config import BackboneConfig
 from sdetr.errors import UserError
+from sdetr.models.resnet import Stem, conv_norm, new_resnet
+from sdetr.strict_json import shown
+from sdetr.tensor_files import check_tensors, load_plain, reason
 
 SMALL_CHANNELS = (16, 32, 64, 128)
-_RESNET_STEM = ("conv1", "bn1", "relu", "maxpool")
+_RESNET_STEM = ("conv1", "bn1")
 
 
 class Backbone(nn.Module):
@@ -56,6 +59,16 @@ class Backbone(nn.Module):
         return features
 
 
+class SmallStem(nn.Sequential):
+    """A strided convolution and its norm."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) to (B, channels, H / 2, W / 2)."""
+        conv, norm = self
+        assert isinstance(conv, nn.Conv2d)
+        return F.relu(conv_norm(conv, norm, x), inplace=True)
+
+
 class SmallBlock(nn.Module):
     """A strided convolution and a residual pair: one level of the small backbone."""
 
@@ -70,14 +83,15 @@ class SmallBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, h, w) to (B, outputs, h / 2, w / 2)."""
-        x = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(x + self.bn3(self.conv3(F.relu(self.bn2(self.conv2(x))))))
+        x = F.relu(conv_norm(self.conv1, self.bn1, x), inplace=True)
+        change = F.relu(conv_norm(self.conv2, self.bn2, x), inplace=True)
+        return F.relu(conv_norm(self.conv3, self.bn3, change).add_(x), inplace=True)
 
 
 def small_backbone(norm: type[nn.Module]) -> Backbone:
     """16-32-64-128 channels, levels at strides 4, 8 and 16; ``norm`` is trainable batch norm only while pretraining."""
     stem, *widths = SMALL_CHANNELS
-    first = nn.Sequential(nn.Conv2d(3, stem, 3, stride=2, padding=1, bias=False), norm(stem), nn.ReLU())
+    first = SmallStem(nn.Conv2d(3, stem, 3, stride=2, padding=1, bias=False), norm(stem))
     levels: dict[str, nn.Module] = {}
     inputs = stem
     for number, outputs in enumerate(widths, start=1):
@@ -87,14 +101,10 @@ def small_backbone(norm: type[nn.Module]) -> Backbone:
 
 
 def _resnet(name: str, norm: type[nn.Module], dilation: bool) -> Backbone:
-    build = getattr(torchvision.models, name)
-    resnet = build(weights=None, norm_layer=norm, replace_stride_with_dilation=[False, False, dilation])
-    stem = nn.Sequential()
-    for part in _RESNET_STEM:
-        stem.add_module(part, getattr(resnet, part))
+    resnet = new_resnet(name, norm, dilation)
     expansion = resnet.fc.in_features // 512
     channels = {f"layer{i}": 64 * expansion * 2 ** (i - 1) for i in range(1, 5)}
-    return Backbone(stem, {level: getattr(resnet, level) for level in channels}, channels)
+    return Backbone(Stem(resnet), {level: getattr(resnet, level) for level in channels}, channels)
 
 
 def new_backbone(name: str, norm: type[nn.Module], dilation: bool = False) -> Backbone:
@@ -157,31 +167,42 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         UserError: missing, broken, or something else than tensors by name.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_plain(path)
     except Exception as error:  # torch raises many kinds for a file that is no checkpoint
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: is not a readable weights file ({reason})") from error
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise UserError(f"{path}: does not hold tensors by name; a state_dict is expected")
-    return content
+        raise UserError(
+            f"{path}: is not a readable weights file ({reason(error)}); nothing in it was executed: make it again, or "
+            "get it again from its source"
+        ) from error
+    return check_tensors(content, path)
 
 
 def load_exactly(module: nn.Module, state: dict[str, Tensor], where: str | Path) -> None:
     """Load a state dict, every name and shape of it.
 
     Raises:
-        UserError: names missing, unknown, or of another shape, each listed.
+        UserError: names missing, unknown, of another shape, or with numbers that are none, each listed.
     """
     own = module.state_dict()
-    wrong = [f"{name} is missing" for name in own if name not in state]
-    wrong += [f"{name} is unknown" for name in state if name not in own]
+    wrong = [f"{shown(name)} is missing" for name in own if name not in state]
+    wrong += [f"{shown(name)} is unknown" for name in state if name not in own]
     wrong += [
         f"{name} has shape {tuple(value.shape)}, not {tuple(own[name].shape)}"
         for name, value in state.items()
         if name in own and value.shape != own[name].shape
     ]
+    wrong += [] if wrong else [f"{name} {what}" for name in state if (what := _unusable(state[name], own[name].dtype))]
     if wrong:
         more = f" and {len(wrong) - 10} more" if len(wrong) > 10 else ""
-        raise UserError(f"{where}: does not fit: {'; '.join(wrong[:10])}{more}")
+        raise UserError(
+            f"{where}: does not fit: {'; '.join(line[:200] for line in wrong[:10])}{more}; give weights of this very "
+            "detector, or correct the recipe"
+        )
     with torch.no_grad():
         module.load_state_dict(state)
+
+
+def _unusable(value: Tensor, dtype: torch.dtype) -> str | None:
+    """Why numbers of the right shape are no weights, if they are none."""
+    if dtype.is_floating_point and not value.is_floating_point():
+        return f"has numbers of type {value.dtype}, not {dtype}"
+    return None if bool(torch.isfinite(value.to(dtype)).all()) else "has numbers that are infinite or NaN"

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sdetr import parallel
 from sdetr.models.boxes import cxcywh_to_xyxy, generalized_iou
 from sdetr.models.matcher import HungarianMatcher, Match
 from sdetr.structures import SetPrediction, Target
@@ -18,7 +19,8 @@ class SetCriterion(nn.Module):
 
     ``loss_ce``, ``loss_bbox``, ``loss_giou`` and ``cardinality_error`` of the last layer bear no suffix, those of
     layer i before it ``_i``; ``class_error`` is the last layer's. The errors are for logs and carry no gradient.
-    The number of layers is read off the prediction, so no layer can be left out.
+    The number of layers is read off the prediction, so no layer can be left out. Where several processes share a batch,
+    the mean over them of each loss is the loss of the whole batch.
     """
 
     def __init__(
@@ -57,11 +59,11 @@ class SetCriterion(nn.Module):
         """
         matches = self.matcher.match(prediction, targets)
         where = _matched_index(matches, targets, prediction.boxes.device)
-        objects = sum(len(target.labels) for target in targets)
+        objects = parallel.total(sum(len(target.labels) for target in targets))
         classes = self._target_classes(prediction, targets, where)
         per_layer = {
             "loss_ce": self._classification(prediction.logits, classes),
-            **_box_losses(prediction.boxes, targets, where, max(objects, 1)),
+            **_box_losses(prediction.boxes, targets, where, max(objects, 1) / parallel.processes()),
             "cardinality_error": _cardinality_error(prediction.logits, targets),
         }
         layers = len(prediction.logits)
@@ -83,7 +85,7 @@ class SetCriterion(nn.Module):
     def _classification(self, logits: Tensor, classes: Tensor) -> Tensor:
         """(L,): cross entropy, averaged with the weight of each query's class."""
         loss = F.cross_entropy(logits.flatten(0, 2), classes.flatten(), self.class_weights, reduction="none")
-        return loss.view(len(logits), -1).sum(1) / self.class_weights[classes].flatten(1).sum(1)
+        return loss.view(len(logits), -1).sum(1) / parallel.mean(self.class_weights[classes].flatten(1).sum(1))
 
 
 def _suffix(layer: int, layers: int) -> str:
@@ -102,8 +104,11 @@ def _matched_index(matches: list[list[Match]], targets: list[Target], device: to
     return tuple(torch.cat(rows, dim=1).to(device, non_blocking=True))
 
 
-def _box_losses(boxes: Tensor, targets: list[Target], where: tuple[Tensor, ...], objects: int) -> dict[str, Tensor]:
-    """L1 and generalized IoU losses, (L,) each: sums over matched boxes divided by the number of objects."""
+def _box_losses(boxes: Tensor, targets: list[Target], where: tuple[Tensor, ...], objects: float) -> dict[str, Tensor]:
+    """L1 and generalized IoU losses, (L,) each: sums over matched boxes divided by the number of objects.
+
+    That number is the mean over the processes that share a batch.
+    """
     layer, image, query, object_ = where
     wanted = torch.cat([target.normalized_boxes() for target in targets])[object_]
     predicted = boxes[layer, image, query]
@@ -119,7 +124,8 @@ def _box_losses(boxes: Tensor, targets: list[Target], where: tuple[Tensor, ...],
 @torch.no_grad()
 def _cardinality_error(logits: Tensor, targets: list[Target]) -> Tensor:
     """(L,): mean absolute error of the number of queries that predict an object."""
-    counts = torch.tensor([len(target.labels) for target in targets], device=logits.device)
+    # Filled on the device: a list would be copied there, and the copy waited for.
+    counts = torch.stack([torch.full((), len(target.labels), device=logits.device) for target in targets])
     predicted = (logits.argmax(-1) != logits.shape[-1] - 1).sum(-1)
     return (predicted - counts).abs().float().mean(-1)
 

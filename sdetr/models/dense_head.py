@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
+from sdetr import parallel
 from sdetr.models.boxes import generalized_iou
 from sdetr.models.heads import MLP
 from sdetr.structures import Target
@@ -30,6 +31,8 @@ class DenseHead(nn.Module):
     def forward(self, memory: Tensor, grid: tuple[int, int], padded: tuple[int, int], targets: list[Target]) -> Tensor:
         """The loss, a scalar: focal loss of classes plus L1 and generalized IoU losses of boxes, per object token.
 
+        Where several processes share a batch, the mean over them is the loss of the whole batch.
+
         Args:
             memory: (B, h * w, width).
             grid: (h, w), the feature map's size in tokens.
@@ -41,7 +44,7 @@ class DenseHead(nn.Module):
         owner, labels, boxes = zip(*(_assign(centres, target, scale) for target in targets), strict=True)
         inside = torch.stack(owner)
         wanted = F.one_hot(torch.stack(labels), self.classifier.out_features) * inside[..., None]
-        count = inside.sum().clamp(min=1)
+        count = parallel.mean(inside.sum()).clamp(min=1 / parallel.processes())
         classes = sigmoid_focal_loss(self.classifier(memory), wanted.to(memory.dtype), reduction="sum")
         # Distances from the token to the four sides: features of a convolution do not know where they are.
         distances = self.box(memory[inside]).sigmoid()

@@ -37,10 +37,7 @@ class HungarianMatcher:
         Raises:
             FloatingPointError: the prediction holds NaN or infinity.
         """
-        # All layers go to the host in one copy: a copy per layer would stop a GPU once per layer.
-        costs = self._costs(prediction, targets).cpu()
-        if not torch.isfinite(costs).all():
-            raise FloatingPointError("the detector predicted NaN or infinity")
+        costs = _to_host(self._costs(prediction, targets))
         counts = [len(target.labels) for target in targets]
         return [[_assign(layer[i, :, :count]) for i, count in enumerate(counts)] for layer in costs]
 
@@ -54,9 +51,17 @@ class HungarianMatcher:
         l1 = (predicted - boxes).abs().sum(-1)
         giou = generalized_iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(boxes))
         # A padded target is an empty box at the origin, whose IoU with an empty prediction is 0 / 0.
-        real = (torch.arange(labels.shape[1]) < torch.tensor([len(t.labels) for t in targets])[:, None]).to(l1.device)
+        real = pad_sequence([torch.ones_like(target.labels) for target in targets], batch_first=True).bool()
         cost = self.l1_weight * l1 - self.class_weight * probabilities.gather(-1, where) - self.giou_weight * giou
         return cost.masked_fill(~real[None, :, None, :], 0.0)
+
+
+def _to_host(costs: Tensor) -> Tensor:
+    """All layers in one copy: a copy per layer would stop a GPU once per layer."""
+    on_host = costs.cpu()
+    if not torch.isfinite(on_host).all():
+        raise FloatingPointError("the detector predicted NaN or infinity")
+    return on_host
 
 
 def _assign(cost: Tensor) -> Match:

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sdetr import parallel
+
 
 @dataclass(frozen=True, slots=True)
 class PaddedImages:
@@ -28,13 +30,23 @@ class PaddedImages:
         return F.interpolate(self.padding[:, None].float(), size=(height, width))[:, 0].bool()
 
 
-def pad_images(images: list[Tensor]) -> PaddedImages:
-    """Pad images, (3, H_i, W_i) each, to the largest height and width among them."""
+def pad_images(images: list[Tensor], least: tuple[int, ...] = (0, 0)) -> PaddedImages:
+    """Pad images, (3, H_i, W_i) each, to the largest height and width among them, or to ``least`` if that is more."""
     sizes = [image.shape[-2:] for image in images]
-    height, width = max(size[0] for size in sizes), max(size[1] for size in sizes)
+    height, width = (max(sides) for sides in zip(largest_size(images), least, strict=True))
     pixels = images[0].new_zeros(len(images), 3, height, width)
     padding = torch.ones(len(images), height, width, dtype=torch.bool, device=pixels.device)
     for i, (image, (h, w)) in enumerate(zip(images, sizes, strict=True)):
         pixels[i, :, :h, :w] = image
         padding[i, :h, :w] = False
     return PaddedImages(pixels, padding, any(size != (height, width) for size in sizes))
+
+
+def largest_size(images: list[Tensor]) -> tuple[int, int]:
+    """The largest height and the largest width among images, (3, H_i, W_i) each."""
+    return max(image.shape[-2] for image in images), max(image.shape[-1] for image in images)
+
+
+def pad_shared_batch(images: list[Tensor]) -> PaddedImages:
+    """Pad images as the whole batch that this process has a part of; the others do the same at the same time."""
+    return pad_images(images, parallel.largest(*largest_size(images)))

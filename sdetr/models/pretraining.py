@@ -13,8 +13,8 @@ from sdetr.detector import DetectorModule
 from sdetr.errors import UserError
 from sdetr.models.backbone import new_backbone
 from sdetr.models.dense_head import DenseHead
-from sdetr.models.padding import pad_images
-from sdetr.models.stacked import normalize_images
+from sdetr.models.normalize import Normalize
+from sdetr.models.padding import pad_shared_batch
 from sdetr.structures import Detections, Target
 
 _LEVELS = {"small": ("layer2", "layer3"), "resnet50": ("layer3", "layer4"), "resnet101": ("layer3", "layer4")}
@@ -25,6 +25,7 @@ class DensePretrainer(DetectorModule):
 
     def __init__(self, backbone: str, num_classes: int) -> None:
         super().__init__()
+        self.normalize = Normalize()
         self.backbone = new_backbone(backbone, nn.BatchNorm2d)
         self.levels = _LEVELS[backbone]
         channels = self.backbone.channels
@@ -32,7 +33,7 @@ class DensePretrainer(DetectorModule):
 
     def loss(self, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
         """One dense loss per level."""
-        batch = pad_images(normalize_images(images))
+        batch = pad_shared_batch(self.normalize(images))
         features = self.backbone(batch.pixels, frozenset(self.levels))
         padded = (batch.pixels.shape[-2], batch.pixels.shape[-1])
         return {

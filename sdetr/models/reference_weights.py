@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from sdetr.config import StackedDETRConfig
 from sdetr.errors import UserError
 from sdetr.models.backbone import load_exactly
 from sdetr.models.stacked import StackedDETR
+from sdetr.tensor_files import check_tensors, load_plain, reason
 
 # A class that is never detected: exp(-1e4) is 0 in float32, so the other classes' scores stay what they were.
 _NEVER = -1e4
@@ -69,7 +69,8 @@ def add_unused_first_class(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for part, rows, bias in (("cls_score", 1, _NEVER), ("bbox_pred", 4, 0.0)):
         for kind, value in (("weight", 0.0), ("bias", bias)):
             name = f"{predictor}{part}.{kind}"
-            if name in result:
+            # One of another shape is refused where the weights are loaded, by its name.
+            if name in result and result[name].ndim and len(result[name]) >= rows:
                 old = result[name]
                 unused = old.new_full((rows, *old.shape[1:]), value)
                 result[name] = torch.cat((old[:rows], unused, old[rows:]))
@@ -132,18 +133,18 @@ def read_reference_state(source: Mapping[str, Any] | str | Path) -> dict[str, Te
     content = source if isinstance(source, Mapping) else _read_checkpoint(Path(source))
     state = content.get("model", content)
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"{where}: holds no state dict, neither at its top nor under 'model'")
-    return dict(state)
+        raise UserError(f"{where}: holds no state dict, neither at its top nor under 'model'; give a file that does")
+    return check_tensors(state, where)
 
 
 def _read_checkpoint(path: Path) -> Mapping[str, Any]:
     try:
-        # The authors' checkpoints hold their command line: a namespace of plain values, and the only class admitted.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_plain(path)
     except Exception as error:  # torch raises many kinds for a file that is no checkpoint
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: is not a readable checkpoint of plain data ({reason})") from error
+        raise UserError(
+            f"{path}: is not a readable checkpoint of plain data ({reason(error)}); nothing in it was executed: "
+            "get the file again from its source"
+        ) from error
     if not isinstance(content, Mapping):
-        raise UserError(f"{path}: holds a {type(content).__name__}; a state dict is expected")
+        raise UserError(f"{path}: holds a {type(content).__name__}; give a file of a state dict")
     return content

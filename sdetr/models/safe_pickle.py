@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdetr.errors import UserError
+from sdetr.pickle_programs import check_program
+from sdetr.strict_json import check_regular
 
 # A file of the zoo is a dictionary of dictionaries of arrays.
 _DEEPEST = 4
@@ -33,11 +36,16 @@ def read_arrays(path: Path) -> dict[str, Any]:
         UserError: the file is no pickle, or one that holds or does anything else; nothing of it was executed.
     """
     try:
-        content = _plain(_Reader(io.BytesIO(path.read_bytes()), encoding="latin1").load(), 0)
+        check_regular(path)
+        program = path.read_bytes()
+        check_program(io.BytesIO(program), None)
+        # Lists that hold one another are short in a pickle and endless outside; an honest value takes a byte or more.
+        values = iter(range(len(program)))
+        content = _plain(_Reader(io.BytesIO(program), encoding="latin1").load(), 0, values)
         if not isinstance(content, dict):
             raise pickle.UnpicklingError(f"it holds a {type(content).__name__}, not a dictionary")
     except Exception as error:  # a pickle that was made up fails in any way
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError(
             f"{path}: is not a pickle of plain arrays ({reason}); nothing in it was executed: get the file again from "
             "its source, or save its weights with torch.save as a .pth of tensors by name"
@@ -142,8 +150,10 @@ _STAND_INS: dict[str, type] = {
 }
 
 
-def _plain(value: Any, depth: int) -> Any:
-    """The value with arrays in place of their stand-ins."""
+def _plain(value: Any, depth: int, values: Iterator[int]) -> Any:
+    """The value with arrays in place of their stand-ins; ``values`` ends where it holds more than it can."""
+    if next(values, None) is None:
+        raise pickle.UnpicklingError("it holds more values than it is long")
     if depth > _DEEPEST:
         raise pickle.UnpicklingError(f"it is nested more than {_DEEPEST} times")
     if isinstance(value, _Array) and value.value is not None:
@@ -151,7 +161,7 @@ def _plain(value: Any, depth: int) -> Any:
     if value is None or type(value) in (str, bytes, int, float, bool):
         return value
     if type(value) is dict:
-        return {_plain(key, depth + 1): _plain(item, depth + 1) for key, item in value.items()}
+        return {_plain(key, depth + 1, values): _plain(item, depth + 1, values) for key, item in value.items()}
     if type(value) in (list, tuple, set):
-        return type(value)(_plain(item, depth + 1) for item in value)
+        return type(value)(_plain(item, depth + 1, values) for item in value)
     raise pickle.UnpicklingError(f"it holds a {type(value).__name__.lstrip('_')}")

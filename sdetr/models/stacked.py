@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torchvision.transforms.functional import normalize
 
 from sdetr.config import StackedDETRConfig
 from sdetr.detector import DetectorModule
@@ -16,13 +15,11 @@ from sdetr.models.criterion import SetCriterion
 from sdetr.models.dense_head import DenseHead
 from sdetr.models.heads import MLP, apply_head
 from sdetr.models.matcher import HungarianMatcher
-from sdetr.models.padding import PaddedImages, pad_images
+from sdetr.models.normalize import Normalize
+from sdetr.models.padding import PaddedImages, pad_images, pad_shared_batch
 from sdetr.models.position import SinePosition
 from sdetr.models.stage import Stage
 from sdetr.structures import Detections, SetPrediction, Target
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class StackedDETR(DetectorModule):
@@ -36,6 +33,7 @@ class StackedDETR(DetectorModule):
         super().__init__()
         self.config = config
         self.levels = frozenset(str(stage.level) for stage in config.stages)
+        self.normalize = Normalize()
         self.backbone = backbone
         self.backbone.drop_beyond(self.levels)
         self.stages = nn.ModuleList(Stage(config, stage, backbone.channels[stage.level]) for stage in config.stages)
@@ -68,7 +66,7 @@ class StackedDETR(DetectorModule):
 
     def loss(self, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
         """Weighted set losses of every layer, and of the dense heads where the recipe has them."""
-        batch = pad_images(normalize_images(images))
+        batch = pad_shared_batch(self.normalize(images))
         outputs, memories = self._run_stages(batch)
         # Matching and losses are float32 whatever the precision of the layers.
         with torch.autocast(batch.pixels.device.type, enabled=False):
@@ -85,7 +83,7 @@ class StackedDETR(DetectorModule):
 
     def detect(self, images: list[Tensor], original_sizes: Tensor) -> list[Detections]:
         """One detection per query, from the last layer: its best class that is an object (DETR's post-processing)."""
-        prediction = self.forward(normalize_images(images))
+        prediction = self.forward(self.normalize(images))
         scores, labels = prediction.logits[-1].softmax(-1)[..., :-1].max(-1)
         height, width = original_sizes.to(scores).unbind(1)
         boxes = cxcywh_to_xyxy(prediction.boxes[-1]) * torch.stack((width, height, width, height), dim=1)[:, None]
@@ -113,11 +111,6 @@ class StackedDETR(DetectorModule):
         with torch.autocast(outputs[0].device.type, enabled=False):
             exact = [output.to(next(self.class_head.parameters()).dtype) for output in outputs]
             return SetPrediction(apply_head(self.class_head, exact), apply_head(self.box_head, exact).sigmoid())
-
-
-def normalize_images(images: list[Tensor]) -> list[Tensor]:
-    """Images in 0..1 with ImageNet's mean and deviation taken out."""
-    return [normalize(image, list(IMAGENET_MEAN), list(IMAGENET_STD)) for image in images]
 
 
 def build(config: StackedDETRConfig, num_classes: int) -> StackedDETR:

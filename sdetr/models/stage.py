@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from sdetr.config import StackedDETRConfig, StageConfig
 from sdetr.models.attention import Attention
+from sdetr.models.dropout import Dropout
 
 
 class FeedForward(nn.Module):
@@ -17,7 +18,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.linear1 = nn.Linear(width, hidden)
         self.linear2 = nn.Linear(hidden, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., width) to (..., width)."""
@@ -31,7 +32,7 @@ class Residual(nn.Module):
     def __init__(self, width: int, dropout: float, norm_first: bool) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.norm_first = norm_first
 
     def before(self, x: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sdetr.config import ReleasedConfig, ShapesDataset
 from sdetr.errors import UserError
+from sdetr.strict_json import exists, is_file, shown
 from sdetr.suite.plan import PRETRAINING, Plan
 
 BUILT_IN_WEIGHTS = ("none", "imagenet", "suite")
@@ -22,25 +23,56 @@ def check_plan(plan: Plan, dataset_file: Path, where: str) -> None:
     _check_backbone_files(plan, where)
     _check_released(plan, where)
     _check_results_files(plan, where)
+    _check_curves(plan, where)
+    _check_batches(plan, where)
+
+
+def _check_batches(plan: Plan, where: str) -> None:
+    recipes = {f"runs.{run}": plan.recipes[run] for run in plan.trained}
+    if plan.pretraining is not None:
+        recipes[PRETRAINING] = plan.pretraining
+    gpus = plan.suite.gpus
+    for key, recipe in recipes.items():
+        if gpus > 1 and recipe.training.batch_size % gpus:
+            raise UserError(
+                f"{where}: {key}: training.batch_size {recipe.training.batch_size} cannot be dealt out evenly to "
+                f"gpus: {gpus}; set the one or the other"
+            )
 
 
 def _check_results_files(plan: Plan, where: str) -> None:
     for run, external in plan.results_files.items():
         for seed in external.seeds:
-            if not external.file_of(seed).is_file():
+            file = external.file_of(seed)
+            if not is_file(file):
                 raise UserError(
-                    f"{where}: runs.{run}: results_file: there is no file {external.file_of(seed)}; correct the path, "
-                    "or remove the run"
+                    f"{where}: runs.{run}: results_file: there is no file {shown(file)}; correct the path, or "
+                    "remove the run"
                 )
+            # Snakemake deletes what a job is to write before it starts.
+            if (plan.results / "runs").resolve() in file.resolve().parents:
+                raise UserError(
+                    f"{where}: runs.{run}: results_file: {file} is what this suite itself writes; copy it elsewhere, "
+                    "and give the copy"
+                )
+
+
+def _check_curves(plan: Plan, where: str) -> None:
+    for label, file in plan.suite.reference_curves.items():
+        if not is_file(file):
+            raise UserError(
+                f"{where}: reference_curves.{shown(label)}: there is no file {shown(file)}; correct the path, or "
+                "remove it"
+            )
 
 
 def _check_released(plan: Plan, where: str) -> None:
     sources: dict[Path, ReleasedConfig] = {}
     for run, released in plan.released.items():
         file = plan.released_file(run)
-        if not released.is_address and not file.is_file():
+        if not released.is_address and not is_file(file):
             raise UserError(
-                f"{where}: runs.{run}: released.weights: there is no file {file}; get it at {released.obtain}"
+                f"{where}: runs.{run}: released.weights: there is no file {shown(file)}; get it at {released.obtain}"
             )
         first = sources.setdefault(file, released)
         if (first.weights, first.checksum) != (released.weights, released.checksum):
@@ -58,9 +90,10 @@ def _check_annotations(plan: Plan, dataset_file: Path) -> None:
     for name, split in needed.items():
         for key in ("annotations", "images"):
             path = getattr(split, key)
-            if not path.exists():
+            if not exists(path):
                 raise UserError(
-                    f"{dataset_file}: {name}.{key}: there is no {path}; correct it there, or coco_root in the suite "
+                    f"{dataset_file}: {name}.{key}: there is no {shown(path)}; correct it there, or coco_root in the "
+                    "suite "
                     "(`sdetr prepare coco --root DIR` downloads COCO 2017)"
                 )
 
@@ -83,9 +116,11 @@ def _check_pretraining(plan: Plan, where: str) -> None:
 def _check_backbone_files(plan: Plan, where: str) -> None:
     for run in plan.trained:
         weights = plan.backbone_weights(run)
-        if weights not in BUILT_IN_WEIGHTS and not Path(weights).is_file():
+        if weights not in BUILT_IN_WEIGHTS and not is_file(Path(weights)):
             source = getattr(getattr(plan.recipes[run].detector, "backbone", None), "obtain", None)
             remedy = (
                 f"get it at {source}" if source else f"give an existing file or one of {', '.join(BUILT_IN_WEIGHTS)}"
             )
-            raise UserError(f"{where}: runs.{run}: detector.backbone.weights: there is no file {weights}; {remedy}")
+            raise UserError(
+                f"{where}: runs.{run}: detector.backbone.weights: there is no file {shown(weights)}; {remedy}"
+            )

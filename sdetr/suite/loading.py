@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +41,13 @@ def load_suite(config: Mapping[str, Any], root: Path, where: str) -> Plan:
     suite = parse(Suite, config, where)
     dataset_file = _named_file(root / "config/datasets", suite.dataset, f"{where}: dataset")
     dataset = read_dataset(dataset_file, suite.coco_root)
+    # Most runs of a large suite share a recipe file, and reading YAML is slow.
+    read = functools.cache(read_yaml)
     pretraining = None
     if suite.pretraining is not None:
-        pretraining = _resolve(suite, PRETRAINING, suite.pretraining.recipe, {}, root, where)
+        pretraining = _resolve(suite, PRETRAINING, suite.pretraining.recipe, {}, root, where, read)
     runs = _written_out(suite, where)
-    recipes = {name: _resolve(suite, f"runs.{name}", run.recipe, run.set, root, where) for name, run in runs.items()}
+    recipes = {name: _resolve(suite, f"runs.{name}", run.recipe, run.set, root, where, read) for name, run in runs.items()}
     runs, without_file = _with_files(suite, runs, where)
     left_out = without_file | _without_package({name: recipes[name] for name in runs})
     runs = {name: run for name, run in runs.items() if name not in left_out}
@@ -80,9 +83,17 @@ def _named_file(folder: Path, name: str, key: str) -> Path:
     return path
 
 
-def _resolve(suite: Suite, key: str, name: str, changes: Mapping[str, Any], root: Path, where: str) -> Recipe:
+def _resolve(
+    suite: Suite,
+    key: str,
+    name: str,
+    changes: Mapping[str, Any],
+    root: Path,
+    where: str,
+    read: Callable[[Path], dict[str, Any]],
+) -> Recipe:
     file = _named_file(root / "config/recipes", name, f"{where}: {key}.recipe")
-    content = override(read_yaml(file), suite.set, f"{where} (for {key}, recipe {name})")
+    content = override(read(file), suite.set, f"{where} (for {key}, recipe {name})")
     content = override(content, changes, f"{where}: {key}")
     changed = ", ".join([*suite.set, *changes])
     return parse(Recipe, content, f"{file} ({key} of {where} sets {changed})" if changed else file)

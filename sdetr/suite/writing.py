@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from sdetr.config import Claims, DatasetConfig, Recipe, ShapesDataset, Suite, dump_yaml
-from sdetr.files import write_if_changed
+from sdetr.files import atomic_path, write_if_changed
 from sdetr.suite.claims import plan_ablations
 from sdetr.suite.plan import Plan
 
@@ -39,6 +41,20 @@ def write(plan: Plan) -> None:
         write_if_changed(plan.results / "claims.yaml", dump_yaml(plan.claims))
     if plan.ablations:
         write_if_changed(plan.results / "ablations.yaml", dump_yaml(plan_ablations(plan)))
+
+
+def write_stamp(stamp: Path, files: Sequence[Path]) -> None:
+    """Write a list of files that is as old as the youngest of them: what follows the list follows them all.
+
+    A job with one input in place of hundreds costs Snakemake a fraction of the time.
+    """
+    content = "".join(f"{file}\n" for file in files)
+    youngest = max(file.stat().st_mtime_ns for file in files)
+    if stamp.is_file() and stamp.stat().st_mtime_ns == youngest and stamp.read_text(encoding="utf-8") == content:
+        return
+    with atomic_path(stamp) as temporary:
+        temporary.write_text(content, encoding="utf-8")
+        os.utime(temporary, ns=(youngest, youngest))
 
 
 def write_schemas(folder: Path) -> None:

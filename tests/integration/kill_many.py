@@ -7,10 +7,19 @@ import logging
 import random
 import signal
 import tempfile
+import time
 from pathlib import Path
 
 from tests import small
-from tests.integration.killing import Scene, Tally, assert_same, train_alone, train_under_fire
+from tests.integration.killing import (
+    Scene,
+    Tally,
+    assert_same,
+    start_under_fire,
+    train_alone,
+    train_killed_before_changes,
+    train_under_fire,
+)
 from tests.integration.killing_snakemake import SnakemakeScene
 
 _log = logging.getLogger(__name__)
@@ -24,7 +33,7 @@ def kill_trainings(folder: Path, kills: int, seed: int) -> Tally:
     scenes = []
     for name in ("demo_sdetr", "demo_detr", "demo_faster_rcnn"):
         for workers in (0, 2):
-            scene = Scene.prepare(folder / f"{name}-{workers}", dataset, name, workers)
+            scene = Scene.prepare(folder / f"{name}-{workers}", dataset, name, workers, epochs=4)
             train_alone(scene, "warm-up")
             scenes.append((scene, train_alone(scene, "whole")))
     while tally.total < kills:
@@ -32,6 +41,35 @@ def kill_trainings(folder: Path, kills: int, seed: int) -> Tally:
             out = f"run{tally.runs}"
             train_under_fire(scene, out, seconds, random_numbers, tally)
             assert_same(scene.folder / "whole", scene.folder / out)
+        _log.info("%s\n", tally)
+    return tally
+
+
+def stop_programs(folder: Path, kills: int, seed: int) -> Tally:
+    """Ask programs that train to stop, many of them while they load modules, until there were so many requests."""
+    random_numbers = random.Random(seed)
+    tally = Tally()
+    scene = Scene.prepare(folder / "scene", small.shapes(folder / "data"), "demo_detr", workers=0, epochs=1)
+    for out in ("warm-up", "whole"):
+        started = time.monotonic()
+        assert scene.start_program(out).wait() == 0, scene.log(out)
+        seconds = time.monotonic() - started
+    while tally.total < kills:
+        out = f"run{tally.runs}"
+        start_under_fire(scene, out, seconds, random_numbers, tally)
+        assert_same(scene.folder / "whole", scene.folder / out)
+        _log.info("%s\n", tally)
+    return tally
+
+
+def kill_before_every_change(folder: Path) -> Tally:
+    """Kill a training before each change of a file that it makes, as itself and as Snakemake's job."""
+    tally = Tally()
+    scene = Scene.prepare(folder / "scene", small.shapes(folder / "data"), "demo_detr", workers=0, epochs=1)
+    train_alone(scene, "whole")
+    for forgets in (False, True):
+        for out in train_killed_before_changes(scene, 1, 1, forgets, tally):
+            assert_same(scene.folder / "whole", out)
         _log.info("%s\n", tally)
     return tally
 
@@ -55,12 +93,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, required=True, help="of trainings")
     parser.add_argument("--snakemake-kills", type=int, required=True)
+    parser.add_argument(
+        "--program-kills", type=int, default=0, help="of programs, from their first moment on (default 0)"
+    )
+    parser.add_argument("--every-change", action="store_true", help="kill a training before each change of a file too")
     parser.add_argument("--seed", type=int, default=0, help="decides which kill comes when (default 0)")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     # A shell lets what it starts in the background ignore Ctrl-C, and so would all that is started here.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with tempfile.TemporaryDirectory() as folder:
+        if options.program_kills:
+            stop_programs(Path(folder) / "programs", options.program_kills, options.seed)
+        if options.every_change:
+            kill_before_every_change(Path(folder) / "changes")
         if options.kills:
             kill_trainings(Path(folder), options.kills, options.seed)
         if options.snakemake_kills:

@@ -18,18 +18,17 @@ import yaml
 
 from sdetr.config import ShapesDataset, dump_yaml
 from tests import small
-from tests.integration.killing import Tally, count_starts, wait_for_a_moment
+from tests.integration.killing import Tally, count_starts, newest_step, wait_for_a_moment
 
 _PROJECT = Path(__file__).resolve().parents[2]
 _SPLITS = ("train", "val", "monitor")
-_STEPS_PER_EPOCH, _EPOCHS = 3, 8
+_STEPS_PER_EPOCH, _EPOCHS = 3, 12
 _STEPS = _EPOCHS * _STEPS_PER_EPOCH
 # Snakemake alone is killed as the system does when memory runs out; all of it as a terminal or a scheduler does.
 KILLS = {
-    "SIGKILL of Snakemake alone": (signal.SIGKILL, False),
-    "SIGKILL of all": (signal.SIGKILL, True),
-    "SIGTERM of all": (signal.SIGTERM, True),
-    "SIGINT of all": (signal.SIGINT, True),
+    f"{number.name} of {whom}": (number, whom == "all")
+    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+    for whom in ("Snakemake alone", "all")
 }
 
 
@@ -73,17 +72,26 @@ class SnakemakeScene:
         """Snakemake in a group of its own, as a terminal starts it, up to the end of the training."""
         return self._snakemake("--until", "train")
 
+    def start_training(self) -> subprocess.Popen[bytes]:
+        """The same, up to the training's next checkpoint."""
+        before = newest_step(self.run)
+        process = self.start()
+        while newest_step(self.run) <= before:
+            assert process.poll() is None, self.log
+            time.sleep(0.02)
+        return process
+
     def unlock(self) -> None:
         """What Snakemake itself asks for after it was killed."""
         assert self._snakemake("--unlock").wait() == 0, self.log
 
     def _snakemake(self, *arguments: str) -> subprocess.Popen[bytes]:
-        hidden = ("SNAKEMAKE", "PYTHONPATH")
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("SNAKEMAKE")}
         with (self.root / "log").open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "snakemake", "--cores", "1", *arguments],
                 cwd=self.root,
-                env={key: value for key, value in os.environ.items() if not key.startswith(hidden)},
+                env={**kept, "PYTHONPATH": str(_PROJECT)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -110,6 +118,9 @@ class SnakemakeScene:
             kind = random_numbers.choice(list(KILLS))
             self.kill(process, kind)
             tally.kills[kind] += 1
+            if kind == "SIGKILL of all":
+                self.assert_nobody_is_left()
+                tally.note_what_was_broken_off(self.run)
             self.unlock()
         assert process.returncode == 0, self.log
         self.assert_nobody_is_left()

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from sdetr import jobs
+from sdetr import jobs, provenance
 from sdetr.cli import main
 from sdetr.config import Recipe, ShapesDataset, dump_yaml
 from sdetr.engine import train as engine
-from sdetr.files import sha256
+from sdetr.files import sha256, write_json
 from tests import small
 
 FILES = ("weights.pt", "train.json", "train.csv")
@@ -161,6 +161,64 @@ def test_an_end_that_snakemake_did_not_see_costs_nothing(suite: Suite) -> None:
     assert suite.train() == 0
     assert suite.ends == ["finished", "finished already"]
     assert {name: sha256(suite.out / name) for name in FILES} == before
+
+
+def test_outputs_that_snakemake_deletes_while_a_training_ends_come_back(
+    suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training that outlived its Snakemake writes them while the next one clears the way for its own job."""
+    real = jobs.put_in_place
+
+    def deleted(folder: Path, names: tuple[str, ...]) -> None:
+        real(folder, names)
+        suite.snakemake_forgets()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs, "put_in_place", deleted)
+        assert suite.train() == 0
+    assert suite.train() == 0
+    assert suite.ends == ["finished", "finished already"]
+    assert set(FILES) < suite.names
+
+
+def test_a_record_that_cannot_be_written_at_the_end_keeps_the_checkpoints(
+    suite: Suite, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full_at_the_end(path: Path, content: dict[str, Any]) -> None:
+        if content["attempts"][-1].get("why") == "finished":
+            full_disk()
+        write_json(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(provenance, "write_json", full_at_the_end)
+        assert suite.train() == 2
+    assert "cannot be written (No space left on device)" in capsys.readouterr().err
+    assert suite.train() == 0
+    assert suite.ends == ["OSError: [Errno 28] No space left on device", "finished"]
+    assert suite.record["attempts"][1]["first_step"] == 6
+
+
+def test_an_image_that_cannot_be_read_costs_no_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = small.shapes(tmp_path / "data")
+    images = {path: path.read_bytes() for path in dataset.split("train").images.iterdir()}
+
+    def update(_self: object, done: int, _epoch: int, _loss: float) -> None:
+        for path in images if done == 2 else ():
+            path.write_bytes(b"no image")
+
+    suite = Suite(tmp_path, dataset)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.Progress, "update", update)
+        assert suite.train() == 2
+    assert "cannot be decoded" in capsys.readouterr().err
+    for path, content in images.items():
+        path.write_bytes(content)
+    assert suite.train() == 0
+    first, second = suite.record["attempts"]
+    assert first["why"].startswith("error: ")
+    assert (first["last_step"], second["first_step"], second["last_step"]) == (2, 2, 6)
 
 
 def test_once_a_later_job_ran_forcing_trains_again(suite: Suite) -> None:

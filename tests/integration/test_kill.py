@@ -12,7 +12,15 @@ import psutil
 import pytest
 
 from sdetr.config import ShapesDataset
-from tests.integration.killing import Scene, Tally, assert_same, record, train_alone, train_under_fire
+from tests.integration.killing import (
+    Scene,
+    Tally,
+    assert_same,
+    record,
+    train_alone,
+    train_killed_before_changes,
+    train_under_fire,
+)
 from tests.integration.killing_snakemake import SnakemakeScene
 
 
@@ -26,7 +34,7 @@ def wait_for(folder: Path, pattern: str) -> None:
 
 
 def test_killed_trainings_end_bitwise_like_one_left_alone(tmp_path: Path, small_shapes: ShapesDataset) -> None:
-    scene = Scene.prepare(tmp_path / "scene", small_shapes, "demo_detr", workers=0)
+    scene = Scene.prepare(tmp_path / "scene", small_shapes, "demo_detr", workers=0, epochs=4)
     train_alone(scene, "warm-up")
     seconds = train_alone(scene, "whole")
     tally = Tally()
@@ -43,7 +51,7 @@ def test_killed_trainings_end_bitwise_like_one_left_alone(tmp_path: Path, small_
 def test_a_signal_to_the_whole_group_does_not_disturb_the_workers(
     number: signal.Signals, tmp_path: Path, small_shapes: ShapesDataset
 ) -> None:
-    scene = Scene.prepare(tmp_path / "scene", small_shapes, "demo_detr", workers=2)
+    scene = Scene.prepare(tmp_path / "scene", small_shapes, "demo_detr", workers=2, epochs=4)
     process = scene.start("run")
     wait_for(scene.folder / "run/checkpoints", "step_*.pt")
     assert process.pid is not None
@@ -59,7 +67,7 @@ def test_a_signal_to_the_whole_group_does_not_disturb_the_workers(
 
 
 def test_workers_of_a_killed_training_end_too(tmp_path: Path, small_shapes: ShapesDataset) -> None:
-    scene = Scene.prepare(tmp_path / "scene", small_shapes, "demo_detr", workers=2)
+    scene = Scene.prepare(tmp_path / "scene", small_shapes, "demo_detr", workers=2, epochs=4)
     process = scene.start("run")
     assert process.pid is not None
     workers: list[psutil.Process] = []
@@ -72,23 +80,32 @@ def test_workers_of_a_killed_training_end_too(tmp_path: Path, small_shapes: Shap
     assert not alive
 
 
+def test_every_change_of_a_file_may_be_the_last(tmp_path: Path, small_shapes: ShapesDataset) -> None:
+    """Some of them; the first before training, the last among the outputs."""
+    scene = Scene.prepare(tmp_path / "scene", small_shapes, "demo_detr", workers=0, epochs=1)
+    train_alone(scene, "whole")
+    tally = Tally()
+    for out in train_killed_before_changes(scene, 17, 23, True, tally):
+        assert_same(scene.folder / "whole", out)
+    assert tally.total >= 4
+
+
 def test_snakemake_goes_on_where_it_was_killed(tmp_path: Path, small_shapes: ShapesDataset) -> None:
-    """After Ctrl-C from the checkpoint. Killed alone it leaves a training behind, whose end the next one waits for."""
+    """From the checkpoint. Killed alone it leaves a training behind, whose end the next one waits for."""
     scene = SnakemakeScene.prepare(tmp_path / "with a space", small_shapes)
-    process = scene.start()
-    wait_for(scene.run / "checkpoints", "step_*.pt")
-    scene.kill(process, "SIGINT of all")
-    assert process.returncode != 0
-    assert "one seed 3: stopped by SIGINT after step" in scene.log
+    for kind in ("SIGINT of all", "SIGTERM of all"):
+        process = scene.start_training()
+        scene.kill(process, kind)
+        assert process.returncode != 0
+        # Snakemake and its shell have waited for the training.
+        assert record(scene.run)["attempts"][-1]["why"] == kind.partition(" ")[0]
+        assert f"one seed 3: stopped by {kind.partition(' ')[0]} after step" in scene.log
     assert "Traceback" not in scene.log
-    process = scene.start()
-    while len(record(scene.run)["attempts"]) < 2:
-        assert process.poll() is None, scene.log
-        time.sleep(0.05)
+    process = scene.start_training()
     scene.kill(process, "SIGKILL of Snakemake alone")
     scene.unlock()
     scene.run_alone()
     scene.assert_nobody_is_left()
-    first, second, third = record(scene.run)["attempts"]
-    assert (first["why"], second["why"], third["why"]) == ("SIGINT", "finished", "finished already")
-    assert second["first_step"] == first["last_step"] > 0
+    first, second, third, fourth = record(scene.run)["attempts"]
+    assert (third["why"], fourth["why"]) == ("finished", "finished already")
+    assert third["first_step"] == second["last_step"] > second["first_step"] == first["last_step"] > 0

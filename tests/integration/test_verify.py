@@ -26,11 +26,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory, small_shapes: ShapesDatas
     (results / "dataset.yaml").write_text(dump_yaml(small_shapes))
     annotations = str(small_shapes.split("val").annotations)
     outs = []
-    for run in ("one", "two"):
+    for run, rate in (("one", 1e-4), ("two", 1e-3)):
         out = results / f"runs/{run}/seed0"
         recipe = out.parent / "recipe.yaml"
         recipe.parent.mkdir(parents=True)
-        recipe.write_text(dump_yaml(small.recipe("demo_detr", training__max_steps=2)))
+        recipe.write_text(dump_yaml(small.recipe("demo_detr", training__max_steps=2, optimizer__learning_rate=rate)))
         files = ["--recipe", str(recipe), "--dataset", str(results / "dataset.yaml"), "--out", str(out)]
         assert main(["train", "--suite", "a", "--run", run, "--recipe-name", "one", "--seed", "0", *files]) == 0
         assert main(["predict", *files, "--weights", str(out / "weights.pt")]) == 0
@@ -97,11 +97,21 @@ def other_weights(results: Path) -> None:
     path.write_bytes(path.read_bytes() + b"\0")
 
 
-def better_cell(text: str) -> str:
-    lines = text.splitlines()
-    names, cells = lines[0].split(","), lines[1].split(",")
-    cells[names.index("AP50")] = "0.987654"
-    return "\n".join([lines[0], ",".join(cells), *lines[2:]]) + "\n"
+def of_the_other_run(name: str) -> Callable[[Path], None]:
+    def apply(results: Path) -> None:
+        shutil.copy2(results / "runs/two/seed0" / name, results / SEED / name)
+
+    return apply
+
+
+def better_cell(column: str) -> Callable[[str], str]:
+    def change(text: str) -> str:
+        lines = text.splitlines()
+        names, cells = lines[0].split(","), lines[1].split(",")
+        cells[names.index(column)] = "0.987654"
+        return "\n".join([lines[0], ",".join(cells), *lines[2:]]) + "\n"
+
+    return change
 
 
 @pytest.mark.parametrize(
@@ -117,11 +127,19 @@ def better_cell(text: str) -> str:
             edit(f"{SEED}/detections.json", one_detection_less),
             [f"{SEED}: detections: detections.json and run.json do not agree"],
         ),
-        (edit("detectors.csv", better_cell), ["detectors.csv: one 0, AP50: is 0.987654, derived again"]),
+        (edit("detectors.csv", better_cell("AP50")), ["detectors.csv: one 0, AP50: is 0.987654, derived again"]),
         (
             edit(f"{SEED}/train.json", in_json("train_minutes", 1.0)),
-            ["detectors.csv: one 0, train_minutes: is", "derived again 1.0"],
+            [
+                "detectors.csv: one 0, train_minutes: is",
+                "derived again 1.0",
+                f"{SEED}: training: train.json and run.json do not agree",
+            ],
         ),
+        (edit(f"{SEED}/train.csv", replaced("0.", "1.")), [f"{SEED}: training: train.csv and run.json do not agree"]),
+        (edit("summary.csv", better_cell("AP50_mean")), ["summary.csv: one, AP50_mean: is 0.987654, derived again"]),
+        (of_the_other_run("weights.pt"), [f"{SEED}: weights: weights.pt and train.json do not agree"]),
+        (of_the_other_run("detections.json"), [f"{SEED}: detections: detections.json and run.json do not agree"]),
         (
             edit(f"{SEED}/train.json", in_json("weights_sha256", "0" * 64)),
             ["weights.pt and train.json", "those that predicted (run.json) and train.json", "weights_sha256: is"],

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -40,6 +41,8 @@ def create(manifest: dict[str, object]) -> str:
     assert container["command"][:3] == TINI
     if os.fork() == 0:
         run(name, container["command"][3:], container["workingDir"])
+    while not (PODS / f"{name}.pid").exists():
+        time.sleep(0.01)
     return name
 
 
@@ -49,7 +52,9 @@ def run(name: str, command: list[str], folder: str) -> None:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         pod = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
-        (PODS / f"{name}.pid").write_text(str(pod.pid), encoding="utf-8")
+        started = PODS / f"{name}.started"
+        started.write_text(str(pod.pid), encoding="utf-8")
+        started.rename(PODS / f"{name}.pid")
         (PODS / f"{name}.code").write_text(str(pod.wait()), encoding="utf-8")
     os._exit(0)
 

@@ -41,9 +41,7 @@ main()
 """
 WAITS = """\
 import time
-from pathlib import Path
 
-Path("waits").touch()
 time.sleep(60)
 """
 
@@ -201,7 +199,7 @@ def test_ctrl_c_deletes_the_pods(tree: Tree, pods: Pods) -> None:
     with (tree.root / "output").open("wb") as output:
         snakemake = subprocess.Popen(patient, cwd=tree.root, stdout=output, stderr=output)
         try:
-            wait_for(lambda: (tree.root / "waits").exists(), tree.root / "output")
+            wait_for(lambda: "'sdetr-train-" in (tree.root / "output").read_text(), tree.root / "output")
             snakemake.send_signal(signal.SIGINT)
             wait_for(lambda: not pods.of_rule("train"), tree.root / "output")
         finally:

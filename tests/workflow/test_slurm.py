@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.skipif(REASON is not None, reason=str(REASON)), pytest
 
 HERE = Path(__file__).parent
 RUNS = ("cancelled", "limited")
-PATIENCE = 180
+PATIENCE = 300
 LIGHT = {"draw", "check", "tables"}
 
 
@@ -193,11 +193,19 @@ def test_a_job_that_is_put_back_into_the_queue_or_cancelled_goes_on(disturbed: D
     assert disturbed.restarts == 1
 
 
-def test_a_job_writes_a_checkpoint_before_its_time_limit_and_is_submitted_again(disturbed: Disturbed) -> None:
+def test_a_job_that_reaches_its_time_limit_is_submitted_again_and_goes_on(disturbed: Disturbed) -> None:
     attempts = disturbed.attempts("limited")
     assert [attempt["why"] for attempt in attempts] == ["SIGTERM", "finished"]
     # Two runs, of which each failed once; that one of them was put back into the queue is no failure.
     assert disturbed.submitted("train") == 4
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_the_last_words_of_a_job_are_in_its_log(disturbed: Disturbed, run: str) -> None:
+    logs = (disturbed.tree.root / f".snakemake/slurm_logs/rule_train/{run}_0").glob("*.log")
+    said = "".join(log.read_text() for log in logs)
+    for attempt in disturbed.attempts(run)[:-1]:
+        assert f"stopped by SIGTERM after step {attempt['last_step']} of 300; the same command goes on" in said
 
 
 @pytest.mark.parametrize("run", RUNS)

@@ -4,14 +4,18 @@ import shlex
 import sys
 from pathlib import Path
 
+from sdetr.config import read_yaml
 from sdetr.errors import UserError
-from sdetr.suite import WEIGHTS, load_suite, write
+from sdetr.suite import WEIGHTS, load_suite, write, write_stamp
 
 ROOT = Path(os.path.relpath(workflow.basedir))
 SUITE_FILES = " + ".join(os.path.relpath(file) for file in workflow.configfiles)
 
 # A wrong key ends here in one line. A WorkflowError would add the lines of this file, which say nothing to a user.
 try:
+    for file in workflow.configfiles:
+        # Snakemake takes the last of two equal keys without a word; this reader refuses them.
+        read_yaml(Path(file))
     PLAN = load_suite(config, ROOT, SUITE_FILES)
 except UserError as error:
     sys.exit(f"error: {error}")
@@ -44,6 +48,12 @@ SEED_LOGS = LOGS / "{run}-seed{seed}"
 # This interpreter, not the one on the PATH: no environment needs to be activated.
 SDETR = f"{shlex.quote(sys.executable)} -m sdetr"
 
+# Before a cluster ends a job, it sends SIGTERM to all of its processes. The shell waits for the command, which writes a
+# checkpoint, and tee for its last words. The first words of the prefix are Snakemake's own.
+shell.prefix(
+    "set -euo pipefail; trap : HUP TERM; tee() (trap '' HUP INT TERM; exec tee \"$@\"); "
+)
+
 
 def one_of(names):
     """Pattern of a wildcard."""
@@ -62,8 +72,13 @@ def annotations(*splits):
 
 
 def code(*patterns):
-    """Library files that a result follows."""
-    return sorted(str(path) for pattern in patterns for path in ROOT.glob(pattern))
+    """A file that is as old as the youngest of the library files that a result follows."""
+    files = sorted(path for pattern in patterns for path in ROOT.glob(pattern))
+    if not files:
+        return []
+    stamp = Path(".snakemake/code") / re.sub(r"\W+", "_", " ".join(patterns))
+    write_stamp(stamp, files)
+    return str(stamp)
 
 
 def of_every_seed(name, runs=PLAN.seeds):

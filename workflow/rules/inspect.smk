@@ -33,10 +33,10 @@ if SUITE.measure_attention:
         # It measures time, so nothing else may run beside it.
         threads: workflow.cores
         resources:
-            gpu=SUITE.gpus,
+            gpu=min(SUITE.gpus, 1),
         params:
             sdetr=SDETR,
-            gpus=SUITE.gpus,
+            gpus=min(SUITE.gpus, 1),
             threads=SUITE.threads,
         shell:
             "{params.sdetr} attention-cost --out {output.table:q} --gpus {params.gpus} --threads {params.threads} "

@@ -128,5 +128,5 @@ def test_all_four_splits_of_shapes(tmp_path):
     assert list(report["splits"]) == ["train", "val", "monitor", "pretraining"]
     assert report["splits"]["val"]["categories"] == {"1": "disc", "3": "rectangle", "7": "triangle"}
     config.split("pretraining").annotations.unlink()
-    with pytest.raises(UserError, match=r"instances_pretraining\.json: there is no such annotation file"):
+    with pytest.raises(UserError, match=r"instances_pretraining\.json: there is no such file"):
         check_dataset(config, decode=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from sdetr.engine import device
-from sdetr.engine.gpu_lock import candidates, identity, list_gpus, parse_gpu_list, take_gpu
+from sdetr.engine.gpu_lock import LAUNCHER, candidates, identity, list_gpus, parse_gpu_list, take_gpu, take_own_gpu
 from sdetr.engine.lock import first_free, holder
 from sdetr.errors import UserError
 
@@ -44,6 +45,15 @@ from sdetr.engine.gpu_lock import take_gpu
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 print(take_gpu(Path(sys.argv[1])), flush=True)
 assert "torch" not in sys.modules
+sys.stdin.read()
+"""
+
+TAKE_TWO = """
+import logging, sys
+from pathlib import Path
+from sdetr.engine.gpu_lock import take_gpus
+logging.basicConfig(level=logging.INFO, format="%(message)s")
+print(*take_gpus(2, Path(sys.argv[1])), flush=True)
 sys.stdin.read()
 """
 
@@ -124,6 +134,58 @@ def test_each_job_gets_a_gpu_of_its_own_and_the_next_waits(fake_driver: Path) ->
             assert {str(first.pid), str(second.pid)} == set(line.rpartition("(")[2].rstrip(")").split(", "))
             second.kill()
             assert said(third) in (A, B)
+
+
+def test_two_jobs_that_each_want_both_gpus_run_one_after_the_other(fake_driver: Path) -> None:
+    locks = str(fake_driver)
+    with running(TAKE_TWO, locks) as first:
+        assert said(first) == f"{A} {B}"
+        with running(TAKE_TWO, locks) as second, running(TAKE_TWO, locks) as third:
+            for waiting in (second, third):
+                assert f"GPU {A}, {B}: waiting for another process to end ({first.pid}" in warned(waiting)
+            first.kill()
+            # Both try at once now, and whichever gets them has both.
+            ready, _, _ = select.select([second.stdout, third.stdout], [], [])
+            holding = second if second.stdout in ready else third
+            assert said(holding) == f"{A} {B}"
+            holding.kill()
+            assert said(third if holding is second else second) == f"{A} {B}"
+
+
+def test_who_waits_for_two_gpus_holds_none_meanwhile(fake_driver: Path) -> None:
+    locks = str(fake_driver)
+    with running(TAKE, locks) as one:
+        taken = said(one)
+        with running(TAKE_TWO, locks) as two:
+            assert "waiting" in warned(two)
+            with running(TAKE, locks) as other:
+                assert {taken, said(other)} == {A, B}
+                one.kill()
+                other.kill()
+                assert said(two) == f"{A} {B}"
+
+
+@pytest.mark.parametrize("visible", [None, "0", f"0,{A}"])
+def test_more_gpus_than_there_are_are_refused(visible: str | None, fake_driver: Path) -> None:
+    (fake_driver / "bin/list").write_text(LISTED.splitlines()[0] + "\n")
+    environment = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    with running(TAKE_TWO, str(fake_driver), **environment) as process:
+        assert process.stderr is not None
+        assert "gpus: 2 are asked for, 1 CUDA GPUs are visible; " in process.stderr.read()
+
+
+def test_a_process_of_torchrun_takes_the_gpu_of_its_number_and_waits_for_nobody(
+    fake_driver: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(LAUNCHER, raising=False)
+    with running(TAKE, str(fake_driver)) as other:
+        assert said(other) == A
+        with pytest.raises(UserError, match=rf"GPU {A}: another job has it \(process {other.pid}\); wait for its end"):
+            take_own_gpu(0, fake_driver)
+        take_own_gpu(1, fake_driver)
+        assert holder(fake_driver / f"sdetr-gpu-{B}.lock") == os.getpid()
+        monkeypatch.setenv(LAUNCHER, str(other.pid))
+        take_own_gpu(0, fake_driver)
 
 
 def test_two_jobs_on_a_machine_of_one_gpu_run_one_after_the_other(fake_driver: Path) -> None:

@@ -59,7 +59,8 @@ def test_a_stop_that_a_destructor_swallowed_is_not_forgotten() -> None:
             stop.check()
 
 
-def test_a_stop_that_python_turned_into_another_error_is_recognised() -> None:
+@pytest.mark.parametrize("error", [RuntimeError, UserError])
+def test_a_stop_that_was_turned_into_another_error_is_recognised(error: type[Exception]) -> None:
     """As happens while a module is imported: up to Python 3.11 what leaves ``__set_name__`` becomes a RuntimeError."""
     stop = Stop()
 
@@ -67,7 +68,7 @@ def test_a_stop_that_python_turned_into_another_error_is_recognised() -> None:
         try:
             send(signal.SIGINT)
         except Stopped as stopped:
-            raise RuntimeError("Error calling __set_name__") from stopped
+            raise error("cannot be imported") from stopped
 
     with stop.listening(), pytest.raises(Stopped, match="SIGINT"), stop.recognised():
         load()
@@ -122,7 +123,7 @@ def test_the_second_ctrl_c_quits_at_once() -> None:
     done = subprocess.run([sys.executable, "-c", SECOND_INTERRUPT], capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGINT
     assert done.stdout == "first\n"
-    assert done.stderr == "SIGINT: stops after this step; Ctrl-C quits at once\n"
+    assert done.stderr == "SIGINT: stops as soon as nothing is lost by it; Ctrl-C quits at once\n"
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 4, 6])
@@ -188,3 +189,28 @@ def test_an_error_of_the_monitor_costs_no_step(small_shapes: ShapesDataset, tmp_
     with pytest.raises(ValueError, match="no scores"):
         trainer(recipe, small_shapes, tmp_path, monitor=monitor).run()
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_000000003.pt"]
+
+
+def test_together_a_signal_stops_only_when_all_have_agreed() -> None:
+    stop, asked = Stop(), []
+
+    def agree(number: int) -> tuple[int, ...]:
+        asked.append(number)
+        return (number,)
+
+    with stop.listening(), stop.together(agree):
+        assert not stop.requested
+        send(signal.SIGTERM)
+        assert stop.requested
+        with pytest.raises(Stopped, match="SIGTERM"):
+            stop.check()
+    assert asked == [0, signal.SIGTERM, signal.SIGTERM]
+
+
+def test_together_a_signal_to_another_process_stops_this_one_too() -> None:
+    stop = Stop()
+    with stop.together(lambda _: (int(signal.SIGINT),)):
+        assert stop.requested
+        with pytest.raises(Stopped, match="SIGINT"), stop.held():
+            pass
+    assert not stop.requested

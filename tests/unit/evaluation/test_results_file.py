@@ -15,7 +15,7 @@ GOOD = {"image_id": 7, "category_id": 3, "bbox": [1.5, 2, 30, 40.25], "score": 0
 
 def read(path: Path, content: Any) -> list[dict[str, Any]]:
     path.write_text(content if isinstance(content, str) else json.dumps(content))
-    return read_results(path, [7, 8], [3])
+    return read_results(path, [7, 8], [3]).entries()
 
 
 def test_another_programs_file_is_read(tmp_path: Path) -> None:
@@ -98,13 +98,13 @@ def test_written_numbers_keep_every_float32(tmp_path: Path) -> None:
     detections = [{"image_id": 7, "category_id": 3, "bbox": row[:4], "score": row[4]} for row in values]
     write_results(tmp_path / "r.json", detections)
     back = read_results(tmp_path / "r.json", [7], [3])
-    read_values = np.array([[*entry["bbox"], entry["score"]] for entry in back], dtype=np.float32)
-    np.testing.assert_array_equal(read_values, values)
+    np.testing.assert_array_equal(back.bbox.astype(np.float32), values[:, :4])
+    np.testing.assert_array_equal(back.score.astype(np.float32), values[:, 4])
 
 
 def test_writing_nothing_gives_an_empty_list(tmp_path: Path) -> None:
     write_results(tmp_path / "new" / "r.json", iter([]))
-    assert read_results(tmp_path / "new" / "r.json", [7], [3]) == []
+    assert read_results(tmp_path / "new" / "r.json", [7], [3]).entries() == []
 
 
 def test_a_number_that_is_not_finite_leaves_the_old_file(tmp_path: Path) -> None:

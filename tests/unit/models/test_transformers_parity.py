@@ -2,65 +2,12 @@
 
 from __future__ import annotations
 
-import re
-
 import torch
-from torch import Tensor
-from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
 
 from sdetr import build_detector
+from sdetr.benchmark.transformers_detr import transformers_detr
 from sdetr.models.padding import pad_images
 from sdetr.models.stacked import StackedDETR
-
-_RENAMES = (
-    (r"^backbone\.stem\.conv1", "model.backbone.model.embedder.embedder.convolution"),
-    (r"^backbone\.stem\.bn1", "model.backbone.model.embedder.embedder.normalization"),
-    (
-        r"^backbone\.layer(\d)\.(\d)\.downsample\.0",
-        r"{resnet}.{\1}.layers.\2.shortcut.convolution",
-    ),
-    (
-        r"^backbone\.layer(\d)\.(\d)\.downsample\.1",
-        r"{resnet}.{\1}.layers.\2.shortcut.normalization",
-    ),
-    (
-        r"^backbone\.layer(\d)\.(\d)\.conv(\d)",
-        r"{resnet}.{\1}.layers.\2.layer.{\3}.convolution",
-    ),
-    (
-        r"^backbone\.layer(\d)\.(\d)\.bn(\d)",
-        r"{resnet}.{\1}.layers.\2.layer.{\3}.normalization",
-    ),
-    (r"^stages\.0\.projection", "model.input_projection"),
-    (r"^stages\.0\.queries", "model.query_position_embeddings"),
-    (r"^stages\.0\.decoder_norm", "model.decoder.layernorm"),
-    (r"^stages\.0\.(encoder|decoder)\.(\d)", r"model.\1.layers.\2"),
-    (r"encoder\.layers\.(\d)\.residual2\.norm", r"encoder.layers.\1.final_layer_norm"),
-    (r"residual1\.norm", "self_attn_layer_norm"),
-    (r"residual2\.norm", "encoder_attn_layer_norm"),
-    (r"residual3\.norm", "final_layer_norm"),
-    (r"self_attention", "self_attn"),
-    (r"cross_attention", "encoder_attn"),
-    (r"feed_forward\.linear", "mlp.fc"),
-    (r"out_proj", "o_proj"),
-    (r"^class_head", "class_labels_classifier"),
-    (r"^box_head", "bbox_predictor"),
-)
-
-
-def transformers_state(detector: StackedDETR) -> dict[str, Tensor]:
-    state = {}
-    for name, value in detector.state_dict().items():
-        for pattern, replacement in _RENAMES:
-            name = re.sub(pattern, replacement, name)
-        name = name.replace("{resnet}", "model.backbone.model.encoder.stages")
-        name = re.sub(r"\{(\d)\}", lambda match: str(int(match[1]) - 1), name)
-        if "in_proj_" in name:
-            for letter, part in zip("qkv", value.chunk(3), strict=True):
-                state[name.replace("in_proj_", f"{letter}_proj.")] = part
-        else:
-            state[name] = value
-    return state
 
 
 @torch.no_grad()
@@ -71,10 +18,7 @@ def test_every_layer_equals_transformers() -> None:
     for name, buffer in detector.named_buffers():  # statistics that keep a random deep network in range
         if name.endswith(("running_var",)):
             buffer.uniform_(1.5, 2.5)
-    backbone = ResNetConfig(out_features=["stage4"])
-    config = DetrConfig(use_timm_backbone=False, backbone_config=backbone, num_labels=91, num_queries=30)
-    theirs = DetrForObjectDetection(config)
-    theirs.load_state_dict(transformers_state(detector))
+    theirs = transformers_detr(detector)
     detector.eval()
     theirs.eval()
 

@@ -1,0 +1,1 @@
+"""Speed against peers: same machine, same inputs, same run. A ratio holds elsewhere, a time does not."""

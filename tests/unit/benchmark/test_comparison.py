@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from sdetr.benchmark import run
+from sdetr.benchmark.comparison import Comparison, Scale, Side, Topic, measure
+
+CPU = torch.device("cpu")
+
+
+def comparison(topic: Topic = "scoring", calls: list[str] | None = None, goal: float | None = None) -> Comparison:
+    calls = [] if calls is None else calls
+
+    def work(name: str, seconds: float) -> None:
+        calls.append(name)
+        time.sleep(seconds)
+
+    return Comparison(
+        topic,
+        f"some {topic}",
+        Side("ours", lambda: work("project", 0.005), memory_gb=0.5),
+        Side("theirs", lambda: work("peer", 0.02)),
+        differs="nothing",
+        count=10,
+        unit="images",
+        goal=goal,
+        flop=1e9,
+    )
+
+
+def test_sides_take_turns_after_an_untimed_call_and_a_ratio_belongs_to_a_round() -> None:
+    calls: list[str] = []
+    row = measure(comparison(calls=calls), CPU, seconds=0)
+    assert calls == ["project", "peer", "peer", "project", "project", "peer", "peer", "project"]
+    assert row["rounds"] == 3
+    assert 1 < row["ratio_min"] <= row["ratio_median"] <= row["ratio_max"]
+    assert row["project_units_per_second"] == pytest.approx(10 / row["project_seconds"])
+    assert row["tflop_per_second"] == pytest.approx(1e-3 / row["project_seconds"])
+    assert (row["project_memory_gb"], row["peer_memory_gb"]) == (0.5, None)
+
+
+def test_seconds_buy_rounds() -> None:
+    assert measure(comparison(), CPU, seconds=0.3)["rounds"] > 3
+
+
+@pytest.fixture
+def two_topics(monkeypatch: pytest.MonkeyPatch) -> None:
+    def of(topic: Topic) -> object:
+        def comparisons(_device: torch.device, _scale: Scale) -> Iterator[Comparison]:
+            yield comparison(topic, goal=2.0)
+
+        return comparisons
+
+    monkeypatch.setattr(run, "_COMPARISONS", {topic: of(topic) for topic in ("training", "scoring")})
+    monkeypatch.setattr(run, "peak_tflop_per_second", lambda *_: 4.0)
+
+
+@pytest.mark.usefixtures("two_topics")
+def test_the_table_keeps_the_rows_of_topics_that_were_not_asked_for(tmp_path: Path) -> None:
+    run.benchmark(tmp_path, CPU, "full", 0, ["scoring"])
+    path = run.benchmark(tmp_path, CPU, "full", 0, ["training"])
+    assert path.name == f"{run.file_name(CPU)}.csv"
+    table = pd.read_csv(path)
+    assert table["topic"].tolist() == ["training", "scoring"]
+    assert table["share_of_peak"].tolist() == pytest.approx((table["tflop_per_second"] / 4).tolist())
+    assert {"device", "threads", "torch", "git_commit", "load", "differs"} <= set(table)
+    with Image.open(path.with_suffix(".png")) as picture:
+        assert "Speed against peers" in picture.text["Title"]  # type: ignore[attr-defined]
+    run.benchmark(tmp_path, CPU, "full", 0, ["training"])
+    assert len(pd.read_csv(path)) == 2
+
+
+@pytest.mark.usefixtures("two_topics")
+def test_small_work_is_never_taken_for_a_result(tmp_path: Path) -> None:
+    path = run.benchmark(tmp_path, CPU, "small", 0, ["training"])
+    assert path.stem.endswith("_small")
+    assert pd.read_csv(path)["scale"].tolist() == ["small"]
