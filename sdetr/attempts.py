@@ -48,7 +48,7 @@ def attempt(folder: Path, job: str, facts: Mapping[str, Any]) -> Iterator[Attemp
         records: list[Record] = []
         parallel.on_main(lambda: records.append(_begin(folder, job, facts, stack)), _FOR_ANOTHER_JOB)
         record = records[0] if records else _Unwritten()
-        with _on_record(folder, record), stop.recognised():
+        with _on_record(folder, record, stop), stop.recognised():
             yield Attempt(stop, record)
 
 
@@ -78,18 +78,21 @@ class _Unwritten(Record):
 
 
 @contextmanager
-def _on_record(folder: Path, record: Record) -> Iterator[None]:
+def _on_record(folder: Path, record: Record, stop: Stop) -> Iterator[None]:
     try:
         yield
     except Stopped as stopped:
+        stop.end()
         record.end(stopped.number.name)
         raise
     except BaseException as error:
+        stop.end()
         kind = "error" if isinstance(error, UserError) else type(error).__name__
         record.end(f"{kind}: {str(error).partition(chr(10))[0]}")
         if isinstance(error, OSError) and error.errno in _CANNOT_WRITE:
             raise _cannot_write(folder, error) from error
         raise
+    stop.end()
     record.end(FINISHED)
 
 

@@ -30,6 +30,7 @@ _NOTHING_TO_DO = "Nothing to be done"
 # As many jobs and files as `finished_suite` has: four rules per run, and one over all of them.
 _PLAIN_SNAKEFILE = """
 RUNS = [f"run{{number}}" for number in range({runs})]
+NAMES = ["metrics.json", "bootstrap.npz", "train.json", "predict.json"]
 
 rule all:
     input: "results/report.html"
@@ -55,17 +56,17 @@ rule bootstrap:
     shell: "touch {{output}}"
 
 rule report:
-    input: expand("results/{{run}}/{{name}}", run=RUNS, name=["metrics.json", "bootstrap.npz", "train.json", "predict.json"])
+    input: expand("results/{{run}}/{{name}}", run=RUNS, name=NAMES)
     output: "results/report.html"
     shell: "touch {{output}}"
 """
 
 
-def comparisons(device: torch.device, scale: Scale) -> Iterator[Comparison]:
-    """A finished suite against a plain Snakefile of as many jobs: what this project's rules add to Snakemake's own time.
+def comparisons(_device: torch.device, scale: Scale) -> Iterator[Comparison]:
+    """A finished suite against a plain Snakefile of as many jobs: what this project adds to Snakemake's own time.
 
     Args:
-        device: not used; Snakemake runs on the CPU.
+        _device: not used; Snakemake runs on the CPU.
         scale: 4 runs, or 200.
 
     Raises:
@@ -135,7 +136,12 @@ def _suite(runs: int) -> dict[str, Any]:
 
 def _outputs(plan: Plan) -> Iterator[Path]:
     yield from (split.annotations for split in plan.splits.values())
-    yield from (plan.results / "runs" / run / f"seed{seed}" / name for run in plan.seeds for seed in plan.seeds[run] for name in _OF_A_SEED)
+    yield from (
+        plan.results / "runs" / run / f"seed{seed}" / name
+        for run in plan.seeds
+        for seed in plan.seeds[run]
+        for name in _OF_A_SEED
+    )
     yield from (plan.results / f"{name}.csv" for name in plan.tables)
     yield from (plan.results / f"figures/{name}.png" for name in (*plan.figures, *plan.pictures))
     yield plan.results / "report.html"

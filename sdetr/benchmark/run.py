@@ -18,8 +18,10 @@ from sdetr.benchmark.inference import comparisons as inference
 from sdetr.benchmark.input import comparisons as input_pipeline
 from sdetr.benchmark.machine import peak_tflop_per_second
 from sdetr.benchmark.pipeline import comparisons as pipeline
+from sdetr.benchmark.profile import profile_step
 from sdetr.benchmark.scoring import comparisons as scoring
 from sdetr.benchmark.training import comparisons as training
+from sdetr.benchmark.training import training_step
 from sdetr.evaluation.cost import device_name
 from sdetr.evaluation.plots_benchmark import draw_benchmark
 from sdetr.files import atomic_path
@@ -39,6 +41,8 @@ _log = logging.getLogger(__name__)
 
 def benchmark(out: Path, device: torch.device, scale: Scale, seconds: float, topics: Sequence[Topic]) -> Path:
     """Measure and write ``<device>.csv`` and ``<device>.png``, row by row; rows of other topics in the CSV stay.
+
+    With training goes ``<device>_profile.csv``: where the time of SDETR's step goes.
 
     Args:
         out: folder.
@@ -69,6 +73,10 @@ def benchmark(out: Path, device: torch.device, scale: Scale, seconds: float, top
             _log.info("%s", _line(row))
             _write(path, rows)
     draw_benchmark(path, path.with_suffix(".png"))
+    if "training" in topics:
+        profiled = profile_step(training_step("sdetr_r50", device, scale), device)
+        with atomic_path(path.with_name(f"{path.stem}_profile.csv")) as temporary:
+            pd.DataFrame(profiled).to_csv(temporary, index=False, float_format="%.4g")
     return path
 
 
@@ -94,7 +102,7 @@ def _line(row: dict[str, Any]) -> str:
     goal = "" if row["goal"] is None else f", goal {row['goal']:g}"
     ratio = "{ratio_median:.2f} times as fast ({ratio_min:.2f} to {ratio_max:.2f}".format(**row)
     seconds = f"{row['project_seconds']:.4g} s against {row['peer_seconds']:.4g} s"
-    return f"{row['case']}: {seconds} of {row['peer']}: {ratio}, n = {row['rounds']}{goal})"
+    return f"{row['case']}; {row['project']}: {seconds} of {row['peer']}: {ratio}, n = {row['rounds']}{goal})"
 
 
 def _earlier(path: Path) -> list[dict[str, Any]]:

@@ -116,10 +116,17 @@ def _against_plain(name: str, title: str, work: Work, device: torch.device) -> C
     return _compared(title, detector, twin, plain_loss, plain, work, device)
 
 
+def training_step(name: str, device: torch.device, scale: Scale) -> Callable[[], None]:
+    """The project's step of an architecture, as it is compared."""
+    detector = new_detector(name, device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    loss = partial(_fast_loss, detector, _work(device, scale), device)
+    return step(detector, loss, build_optimizer(detector, _PAPER))
+
+
 def _compiled_against_eager(name: str, title: str, work: Work, device: torch.device) -> Comparison:
     """Whether torch.compile wins here, on images of one shape; no recipe uses it."""
     eager, compiled = (new_detector(name, device).to(memory_format=torch.channels_last) for _ in range(2))  # type: ignore[call-overload]
-    compiled._run_stages = torch.compile(compiled._run_stages, dynamic=False)  # type: ignore[method-assign]
+    compiled._run_stages = torch.compile(compiled._run_stages, dynamic=False)
     losses = [partial(_fast_loss, detector, work, device) for detector in (compiled, eager)]
     _same_loss(title, compiled, losses[0], eager, losses[1])
     steps = [

@@ -31,7 +31,7 @@ def positive(text: str) -> int:
 
 def add_hardware(parser: argparse.ArgumentParser) -> None:
     """What a job runs on."""
-    parser.add_argument("--gpus", type=int, default=0, help="0: CPU (default)")
+    parser.add_argument("--gpus", type=int, default=0, help="a process for each; 0: CPU (default)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
     parser.add_argument("--workers", type=int, default=0, help="processes that load images (default 0: this one)")
 

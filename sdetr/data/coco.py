@@ -232,7 +232,7 @@ def check_header(path: Path, record: ImageRecord, annotation_file: Path) -> None
         raise UserError(f"{path}: image {record.id} must not be read; correct its permissions") from error
     except Exception as error:  # Pillow raises many kinds for a header that is damaged
         raise UserError(
-            f"{path}: image {record.id} is no image of kind {', '.join(_FORMATS)}, and cannot be decoded; copy it "
+            f"{path}: image {record.id} cannot be decoded: it is no image of kind {', '.join(_FORMATS)}; copy it "
             "again from its source, or convert it"
         ) from error
     check_size(path, record, size, annotation_file)

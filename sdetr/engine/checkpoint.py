@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -89,7 +90,7 @@ def load_checkpoint(folder: Path, made_with: Mapping[str, Any]) -> Checkpoint | 
         try:
             content = _read(path)
             then = content.pop("made_with")
-            checkpoint = Checkpoint(**content)
+            checkpoint = Checkpoint(**_checked(content))
         except Exception as error:  # what is no checkpoint fails in many ways, and the one before it may be good
             _log.warning("%s cannot be read (%s); trying the one before it", path, reason(error))
             continue
@@ -105,6 +106,19 @@ def load_checkpoint(folder: Path, made_with: Mapping[str, Any]) -> Checkpoint | 
             f"or delete the folder (or give `sdetr train` --fresh) to start over"
         )
     return None
+
+
+_KINDS = {
+    **{"step": int, "loss": float, "epoch_ended": bool, "seconds": float | int},
+    **{"detector": dict, "optimizer": dict, "rows": list},
+}
+
+
+def _checked(content: dict[str, Any]) -> dict[str, Any]:
+    for key, kind in _KINDS.items():
+        if not isinstance(content.get(key), kind):
+            raise ValueError(f"its {key} is missing, or of another kind")
+    return content
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -134,7 +148,8 @@ def clear_checkpoints(folder: Path) -> None:
     remove_leftovers(folder)
     for path in _newest_first(folder):
         path.unlink()
-    if folder.exists():
+    # What is not a checkpoint stays, and the folder with it.
+    with suppress(OSError):
         folder.rmdir()
 
 

@@ -75,6 +75,10 @@ class Stop:
             self._held = False
         self.check()
 
+    def end(self) -> None:
+        """From now on a signal changes nothing but the second SIGINT: the job is at its end, and says why."""
+        self._held = True
+
     @contextmanager
     def together(self, agree: Agree | None) -> Iterator[None]:
         """Work of several processes that stop after the same step: they agree at each `requested` and `check`.

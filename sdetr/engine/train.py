@@ -250,6 +250,9 @@ class Trainer:
         due = self._step == self._total_steps or self._epoch % self._recipe.evaluation.monitor_epochs == 0
         if self._monitor is None or not due:
             return None
+        if parallel.processes() > 1:
+            # Several processes do not break it off when they are asked to stop, and may be killed meanwhile.
+            self._save()
         try:
             return self._monitor(self._detector)
         except Exception:
@@ -326,8 +329,14 @@ class Trainer:
             raise parallel.said_once(self._unequal(step))
         if checkpoint is None:
             return
-        self._detector.load_state_dict(checkpoint.detector)
-        self._optimizer.load_state_dict(checkpoint.optimizer)
+        try:
+            self._detector.load_state_dict(checkpoint.detector)
+            self._optimizer.load_state_dict(checkpoint.optimizer)
+        except (RuntimeError, ValueError) as error:
+            what = " ".join(str(error).split())[:200]
+            text = f"{self._folder / 'checkpoints'}: the checkpoint after step {step} does not fit this detector "
+            text += f"({what}); another version of the code wrote it: go on with that one, or start over with --fresh"
+            raise parallel.said_once(UserError(text)) from error
         self._step, self._loss, self._epoch_ended = checkpoint.step, checkpoint.loss, checkpoint.epoch_ended
         self._seconds, self._rows = checkpoint.seconds, list(checkpoint.rows)
         self._saved = (self._step, self._epoch_ended)

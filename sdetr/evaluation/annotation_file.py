@@ -6,7 +6,7 @@ It is read as a results file is: at once, or entry by entry where something has 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from sdetr.evaluation.results_file import (
     parse_json,
     read_text,
 )
+from sdetr.strict_json import shorten
 
 
 class Entry(msgspec.Struct, gc=False):
@@ -69,6 +70,23 @@ class Objects:
             area=np.fromiter(areas, np.float64, len(entries)),
             crowd=column(entries, "iscrowd", np.bool_),
         )
+
+
+def objects_of(annotations: Iterable[Mapping[str, Any]]) -> Objects:
+    """Annotations that were checked, as columns."""
+    return Objects.of(
+        [
+            Entry(
+                id=entry["id"],
+                image_id=entry["image_id"],
+                category_id=entry["category_id"],
+                bbox=tuple(entry["bbox"]),
+                area=entry.get("area", msgspec.UNSET),
+                iscrowd=int(entry.get("iscrowd", 0)),
+            )
+            for entry in annotations
+        ]
+    )
 
 
 @dataclass(frozen=True)
@@ -129,19 +147,19 @@ def _read_at_once(text: str) -> Truth | None:
     )
     if not good:
         return None
-    truth = _truth(images, categories, objects)
+    truth = _truth(images, categories, Objects.of(objects))
     return truth if are_boxes(truth.objects.bbox) and are_finite(truth.objects.area) else None
 
 
-def _truth(images: Iterable[int], categories: Iterable[int], objects: Sequence[Entry]) -> Truth:
+def _truth(images: Iterable[int], categories: Iterable[int], objects: Objects) -> Truth:
     image_ids, category_ids = (np.array(sorted(ids), dtype=np.int64) for ids in (images, categories))
-    return Truth(image_ids, category_ids, Objects.of(objects))
+    return Truth(image_ids, category_ids, objects)
 
 
 def _read_one_by_one(path: Path, text: str) -> Truth:
     content = parse_json(path, text)
     if not isinstance(content, dict):
-        raise UserError(f"{path}: holds a {type(content).__name__}; a COCO annotation file is an object with images")
+        raise UserError(f"{path}: holds a {type(content).__name__}; give a COCO annotation file, an object with images")
     for key in ("images", "categories", "annotations"):
         if not isinstance(content.get(key), list):
             raise UserError(f"{path}: {key}: is missing or no list; give a COCO annotation file of objects")
@@ -149,13 +167,12 @@ def _read_one_by_one(path: Path, text: str) -> Truth:
     categories = _unique_ids(path, "categories", content["categories"])
     _unique_ids(path, "annotations", content["annotations"])
     if not images or not categories:
-        raise UserError(f"{path}: {'categories' if images else 'images'}: is empty; there is nothing to score")
-    objects = []
+        empty = "categories" if images else "images"
+        raise UserError(f"{path}: {empty}: is empty, so there is nothing to score; give a file that lists some")
     for entry in content["annotations"]:
         if problem := _problem(entry, images, categories):
             raise UserError(f"{path}: annotation {entry['id']}: {problem}")
-        objects.append(_entry(entry))
-    return _truth(images, categories, objects)
+    return _truth(images, categories, objects_of(content["annotations"]))
 
 
 def _unique_ids(path: Path, key: str, entries: Iterable[Any]) -> set[int]:
@@ -174,22 +191,11 @@ def _problem(entry: dict[str, Any], images: set[int], categories: set[int]) -> s
     for key, known in (("image_id", images), ("category_id", categories)):
         value = entry.get(key)
         if not is_id(value) or value not in known:
-            return f"{key} is {value!r}, which the file does not list; correct it or remove the annotation"
+            return f"{key} is {shorten(value)}, which the file does not list; correct it or remove the annotation"
     if not is_box(entry.get("bbox")):
-        return f"bbox is {entry.get('bbox')!r}; write four finite numbers x, y, w, h with w and h not negative"
+        return f"bbox is {shorten(entry.get('bbox'))}; write four finite numbers x, y, w, h with w and h not negative"
     if entry.get("iscrowd", 0) not in (0, 1):
-        return f"iscrowd is {entry['iscrowd']!r}; write 0 or 1"
+        return f"iscrowd is {shorten(entry['iscrowd'])}; write 0 or 1"
     if "area" in entry and not is_finite(entry["area"]):
-        return f"area is {entry['area']!r}; write a finite number of square pixels or leave it out"
+        return f"area is {shorten(entry['area'])}; write a finite number of square pixels or leave it out"
     return None
-
-
-def _entry(entry: dict[str, Any]) -> Entry:
-    return Entry(
-        id=entry["id"],
-        image_id=entry["image_id"],
-        category_id=entry["category_id"],
-        bbox=tuple(entry["bbox"]),
-        area=entry.get("area", msgspec.UNSET),
-        iscrowd=int(entry.get("iscrowd", 0)),
-    )

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from sdetr.errors import UserError
 from sdetr.files import atomic_path
+from sdetr.strict_json import check_regular, shorten
 
 WHOLE_NUMBERS_BELOW = 2**63
 """What an id must be below, and a coordinate that is written as a whole number."""
@@ -45,11 +46,14 @@ def read_text(path: Path) -> str:
         UserError: the file is missing, cannot be read or is no text.
     """
     try:
+        check_regular(path)
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such file; check the path or make the file first") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give a readable file") from error
+    except UserError:
+        raise
     except ValueError as error:
         raise UserError(f"{path}: is not valid JSON ({error}); write the file again") from error
 
@@ -186,14 +190,17 @@ def _read_one_by_one(path: Path, text: str, images: frozenset[int], categories: 
     content = parse_json(path, text)
     if not isinstance(content, list):
         raise UserError(
-            f"{path}: holds a {type(content).__name__}, not a list; a COCO results file is a list of detections"
+            f"{path}: holds a {type(content).__name__}, not a list; give a COCO results file, a list of detections"
         )
-    entries = []
     for index, entry in enumerate(content):
         if problem := _problem(entry, images, categories):
             raise UserError(f"{path}: detection {index}: {problem}")
-        entries.append(Entry(entry["image_id"], entry["category_id"], tuple(entry["bbox"]), entry["score"]))
-    return Results.of(entries)
+    return results_of(content)
+
+
+def results_of(detections: Iterable[Mapping[str, Any]]) -> Results:
+    """Detections that were checked, as columns."""
+    return Results.of([Entry(d["image_id"], d["category_id"], tuple(d["bbox"]), d["score"]) for d in detections])
 
 
 def _problem(entry: Any, images: frozenset[int], categories: frozenset[int]) -> str | None:
@@ -205,13 +212,14 @@ def _problem(entry: Any, images: frozenset[int], categories: frozenset[int]) -> 
     for key, known in (("image_id", images), ("category_id", categories)):
         value = entry[key]
         if not is_id(value):
-            return f"{key} is {value!r}; write the whole number of the annotation file"
+            return f"{key} is {shorten(value)}; write the whole number of the annotation file"
         if value not in known:
             return f"{key} {value} is not in the annotation file; use the ids of the split that is scored"
     if not is_box(entry["bbox"]):
-        return f"bbox is {entry['bbox']!r}; write four finite numbers x, y, w, h in pixels with w and h not negative"
+        box = shorten(entry["bbox"])
+        return f"bbox is {box}; write four finite numbers x, y, w, h in pixels with w and h not negative"
     if not is_finite(entry["score"]):
-        return f"score is {entry['score']!r}; write a finite number"
+        return f"score is {shorten(entry['score'])}; write a finite number"
     return None
 
 
@@ -226,7 +234,7 @@ def write_results(path: Path, detections: Iterable[Mapping[str, Any]]) -> None:
         detections: dicts with ``image_id``, ``category_id``, ``bbox`` (x, y, w, h in pixels) and ``score``.
 
     Raises:
-        ValueError: a number that is not finite, which JSON cannot hold.
+        UserError: a number that is not finite, which JSON cannot hold.
     """
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         file.write("[")
@@ -238,7 +246,10 @@ def write_results(path: Path, detections: Iterable[Mapping[str, Any]]) -> None:
 def _line(detection: Mapping[str, Any]) -> str:
     numbers = [float(value) for value in (*detection["bbox"], detection["score"])]
     if not all(map(math.isfinite, numbers)):
-        raise ValueError(f"detection of image {detection['image_id']} has a number that is not finite: {numbers}")
+        raise UserError(
+            f"detection of image {detection['image_id']} has a number that is not finite: {numbers}; "
+            "the weights that made it are of no use: take others, or train again with a lower learning rate"
+        )
     x, y, width, height, score = (f"{number:.9g}" for number in numbers)
     return (
         f'{{"image_id":{int(detection["image_id"])},"category_id":{int(detection["category_id"])},'

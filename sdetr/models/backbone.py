@@ -190,7 +190,9 @@ def load_exactly(module: nn.Module, state: dict[str, Tensor], where: str | Path)
         for name, value in state.items()
         if name in own and value.shape != own[name].shape
     ]
-    wrong += [] if wrong else [f"{name} {what}" for name in state if (what := _unusable(state[name], own[name].dtype))]
+    wrong += (
+        [] if wrong else [f"{name} {what}" for name in state if (what := _unusable(name, state[name], own[name].dtype))]
+    )
     if wrong:
         more = f" and {len(wrong) - 10} more" if len(wrong) > 10 else ""
         raise UserError(
@@ -201,8 +203,10 @@ def load_exactly(module: nn.Module, state: dict[str, Tensor], where: str | Path)
         module.load_state_dict(state)
 
 
-def _unusable(value: Tensor, dtype: torch.dtype) -> str | None:
+def _unusable(name: str, value: Tensor, dtype: torch.dtype) -> str | None:
     """Why numbers of the right shape are no weights, if they are none."""
     if dtype.is_floating_point and not value.is_floating_point():
         return f"has numbers of type {value.dtype}, not {dtype}"
+    if name.endswith("running_var") and bool((value < 0).any()):
+        return "has negative variances"
     return None if bool(torch.isfinite(value.to(dtype)).all()) else "has numbers that are infinite or NaN"

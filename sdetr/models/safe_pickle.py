@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from sdetr.errors import UserError
 from sdetr.pickle_programs import check_program
 from sdetr.strict_json import check_regular
+from sdetr.tensor_files import reason
 
 # A file of the zoo is a dictionary of dictionaries of arrays.
 _DEEPEST = 4
@@ -45,10 +46,9 @@ def read_arrays(path: Path) -> dict[str, Any]:
         if not isinstance(content, dict):
             raise pickle.UnpicklingError(f"it holds a {type(content).__name__}, not a dictionary")
     except Exception as error:  # a pickle that was made up fails in any way
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError(
-            f"{path}: is not a pickle of plain arrays ({reason}); nothing in it was executed: get the file again from "
-            "its source, or save its weights with torch.save as a .pth of tensors by name"
+            f"{path}: is not a pickle of plain arrays ({reason(error)}); nothing in it was executed: get the file "
+            "again from its source, or save its weights with torch.save as a .pth of tensors by name"
         ) from error
     return content
 

@@ -9,4 +9,14 @@ from sdetr.suite.loading import load_suite
 from sdetr.suite.plan import PRETRAINING, WEIGHTS, Ablation, Plan
 from sdetr.suite.writing import schemas, write, write_schemas, write_stamp
 
-__all__ = ["PRETRAINING", "WEIGHTS", "Ablation", "Plan", "load_suite", "schemas", "write", "write_schemas", "write_stamp"]
+__all__ = [
+    "PRETRAINING",
+    "WEIGHTS",
+    "Ablation",
+    "Plan",
+    "load_suite",
+    "schemas",
+    "write",
+    "write_schemas",
+    "write_stamp",
+]

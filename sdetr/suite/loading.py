@@ -47,7 +47,9 @@ def load_suite(config: Mapping[str, Any], root: Path, where: str) -> Plan:
     if suite.pretraining is not None:
         pretraining = _resolve(suite, PRETRAINING, suite.pretraining.recipe, {}, root, where, read)
     runs = _written_out(suite, where)
-    recipes = {name: _resolve(suite, f"runs.{name}", run.recipe, run.set, root, where, read) for name, run in runs.items()}
+    recipes = {
+        name: _resolve(suite, f"runs.{name}", run.recipe, run.set, root, where, read) for name, run in runs.items()
+    }
     runs, without_file = _with_files(suite, runs, where)
     left_out = without_file | _without_package({name: recipes[name] for name in runs})
     runs = {name: run for name, run in runs.items() if name not in left_out}

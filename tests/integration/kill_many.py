@@ -1,4 +1,4 @@
-"""Kill trainings, and Snakemake on top of them, many times: ``python -m tests.integration.kill_many --kills 100``."""
+"""Kill trainings, and Snakemake on top of them, many times: ``python -m tests.integration.kill_many --kills 120``."""
 
 from __future__ import annotations
 
@@ -91,24 +91,22 @@ def kill_snakemake(folder: Path, kills: int, seed: int) -> Tally:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, required=True, help="of trainings")
-    parser.add_argument("--snakemake-kills", type=int, required=True)
-    parser.add_argument(
-        "--program-kills", type=int, default=0, help="of programs, from their first moment on (default 0)"
-    )
-    parser.add_argument("--every-change", action="store_true", help="kill a training before each change of a file too")
+    parser.add_argument("--kills", type=int, default=0, help="of processes that train")
+    parser.add_argument("--every-change", action="store_true", help="kill a training before each change of a file")
+    parser.add_argument("--program-kills", type=int, default=0, help="of programs that train, from their start on")
+    parser.add_argument("--snakemake-kills", type=int, default=0, help="of Snakemake, alone or with all its processes")
     parser.add_argument("--seed", type=int, default=0, help="decides which kill comes when (default 0)")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     # A shell lets what it starts in the background ignore Ctrl-C, and so would all that is started here.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with tempfile.TemporaryDirectory() as folder:
-        if options.program_kills:
-            stop_programs(Path(folder) / "programs", options.program_kills, options.seed)
-        if options.every_change:
-            kill_before_every_change(Path(folder) / "changes")
         if options.kills:
             kill_trainings(Path(folder), options.kills, options.seed)
+        if options.every_change:
+            kill_before_every_change(Path(folder) / "changes")
+        if options.program_kills:
+            stop_programs(Path(folder) / "programs", options.program_kills, options.seed)
         if options.snakemake_kills:
             kill_snakemake(Path(folder) / "snakemake", options.snakemake_kills, options.seed)
 

@@ -342,6 +342,17 @@ def test_what_a_killed_process_left_half_written_is_cleared(suite: Suite) -> Non
     assert suite.names == {".finished", ".lock", ".mine", "run.json", "train.jsonl", *FILES}
 
 
+def test_a_file_that_is_no_checkpoint_stays_among_them_and_stops_nothing(suite: Suite) -> None:
+    mine = suite.out / "checkpoints/mine"
+    mine.parent.mkdir(parents=True)
+    mine.touch()
+    assert suite.train() == 0
+    suite.snakemake_forgets()
+    assert suite.train() == 0
+    assert suite.names == {".finished", ".lock", "checkpoints", "run.json", "train.jsonl", *FILES}
+    assert list(mine.parent.iterdir()) == [mine]
+
+
 def test_a_second_training_of_the_folder_waits_and_then_finds_the_first_ones(
     suite: Suite, caplog: pytest.LogCaptureFixture
 ) -> None:

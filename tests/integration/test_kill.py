@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -22,6 +24,19 @@ from tests.integration.killing import (
     train_under_fire,
 )
 from tests.integration.killing_snakemake import SnakemakeScene
+
+CTRL_C_WHILE_LOADING = """
+import os, signal, sys, types
+from sdetr.__main__ import main
+
+class CommandLine(types.ModuleType):
+    def __getattr__(self, name):
+        os.kill(os.getpid(), signal.SIGINT)
+        return lambda: print("goes on")
+
+sys.modules["sdetr.cli"] = CommandLine("sdetr.cli")
+main()
+"""
 
 
 def wait_for(folder: Path, pattern: str) -> None:
@@ -45,6 +60,12 @@ def test_killed_trainings_end_bitwise_like_one_left_alone(tmp_path: Path, small_
         assert_same(scene.folder / "whole", scene.folder / out)
     # A kill may come before a start has written that it began.
     assert tally.runs <= sum(tally.resumed.values()) <= tally.total + tally.runs
+
+
+def test_ctrl_c_while_modules_are_loaded_ends_the_program_at_once() -> None:
+    """As an exception it got lost in one of them, and training began with that one broken."""
+    done = subprocess.run([sys.executable, "-c", CTRL_C_WHILE_LOADING], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

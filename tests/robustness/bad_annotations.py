@@ -198,7 +198,8 @@ _CATEGORY_NAMES = (
 
 
 def _far_category() -> dict[str, Any]:
-    tree = _with("categories", 0, id=10**9)
+    tree = good()
+    tree["categories"].append({"id": 10**9, "name": "far"})
     tree["annotations"][0]["category_id"] = 10**9
     return tree
 

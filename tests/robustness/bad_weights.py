@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
-import builtins
 import hashlib
 import io
-import os
 import pickle
 import shutil
-import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -145,7 +141,7 @@ DOORS: dict[str, tuple[Door, str]] = {
 }
 
 
-def _case(name: str, door: str, content: Content, refused: bool | None) -> Case:
+def through(name: str, door: str, content: Content, refused: bool | None) -> Case:
     enter, file_name = DOORS[door]
 
     def arrange(folder: Path) -> Sequence[str]:
@@ -161,80 +157,9 @@ def _marked(folder: Path) -> str | None:
     return "code was executed" if (folder / "marker").exists() else None
 
 
-# ----------------------------------------------------------------------------------------------- code
-
-
-class Calls:
-    """Pickles as a call of a function."""
-
-    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
-        self.call = (function, arguments)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return self.call
-
-
-class Sets:
-    """Pickles as an object whose state is set by a function."""
-
-    def __init__(self, function: Callable[..., Any], state: Any) -> None:
-        self.call = (argparse.Namespace, (), state, None, None, function)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return self.call
-
-
-ATTACKS: dict[str, Callable[[Path], Any]] = {
-    "os.system": lambda marker: Calls(os.system, f"touch '{marker}'"),
-    "os.popen": lambda marker: Calls(os.popen, f"touch '{marker}'"),
-    "subprocess": lambda marker: Calls(subprocess.check_output, ["touch", str(marker)]),
-    "eval": lambda marker: Calls(builtins.eval, f"open({str(marker)!r}, 'w')"),
-    "exec": lambda marker: Calls(builtins.exec, f"open({str(marker)!r}, 'w')"),
-    "open": lambda marker: Calls(builtins.open, str(marker), "w"),
-    "getattr": lambda _: Calls(builtins.getattr, np.ndarray, "tofile"),
-    "import": lambda _: Calls(builtins.__import__, "antigravity"),
-    "Path.touch": lambda marker: Calls(Path.touch, Path(marker)),
-    "shutil.rmtree": lambda marker: Calls(shutil.rmtree, str(marker.parent)),
-    "torch.load": lambda marker: Calls(torch.load, str(marker)),
-    "torch.save": lambda marker: Calls(torch.save, {}, str(marker)),
-    "torch.hub.load": lambda marker: Calls(torch.hub.load, str(marker)),
-    "torch.jit.load": lambda marker: Calls(torch.jit.load, str(marker)),
-    "numpy.load": lambda marker: Calls(np.load, str(marker), None, True),
-    "numpy.save": lambda marker: Calls(np.save, str(marker), [1]),
-    "numpy.fromfile": lambda _: Calls(np.fromfile, "/etc/passwd"),
-    "a module": lambda _: torch.nn.Linear(1, 1),
-    "a function": lambda _: os.getcwd,
-    "a state setter": lambda marker: Sets(os.system, f"touch '{marker}'"),
-    "a lot of bytes": lambda _: Calls(bytearray, 10**10),
-    "a large tensor": lambda _: Calls(torch.zeros, 10**5, 10**5),
-    "sys.exit": lambda _: Calls(sys.exit, 0),
-    "os._exit": lambda _: Calls(os._exit, 0),
-}
-
-
-def _written(attack: Callable[[Path], Any], way: str) -> Content:
-    def content(marker: Path) -> bytes:
-        tree = {"model": {"a": torch.zeros(2), "b": attack(marker)}}
-        if way == "pickle":
-            return pickle.dumps({"model": {"a": np.zeros(2), "b": attack(marker)}}, protocol=2)
-        buffer = io.BytesIO()
-        torch.save(tree, buffer, _use_new_zipfile_serialization=way == "zip")
-        return _with_checksum(buffer.getvalue()) if way == "zip" else buffer.getvalue()
-
-    return content
-
-
-def _with_checksum(content: bytes) -> bytes:
+def with_checksum(content: bytes) -> bytes:
     """As a checkpoint ends; readers of weights do not mind."""
     return content + b"sha256:" + hashlib.sha256(content).hexdigest().encode()
-
-
-def attack_cases(_seed: int, _count: int) -> Iterator[Case]:
-    """Pickles that try to run code: at each door, in each of the three forms that such a file has."""
-    for door in DOORS:
-        for name, attack in ATTACKS.items():
-            for way in ("zip", "old form", "pickle"):
-                yield _case(f"{name}, {way}", door, _written(attack, way), True)
 
 
 # --------------------------------------------------------------------------------------------- damage
@@ -338,9 +263,9 @@ def _overlapping() -> bytes:
 
 
 def _laughs() -> bytes:
-    """Five lists, each of a thousand times the one before it: 10 to the 15 values in 12 kB."""
+    """Lists, each of a thousand times the one before it: 10 to the 9 values in 6 kB."""
     said = b"]q\x00"
-    for level in range(1, 5):
+    for level in range(1, 4):
         said += b"0]q" + bytes([level]) + b"(" + (b"h" + bytes([level - 1])) * 1000 + b"e"
     return said
 
@@ -359,6 +284,7 @@ def misfit_cases(_seed: int, _count: int) -> Iterator[Case]:
     state = new_detector().state_dict()
     first = next(iter(state))
     weight = state[first]
+    variance = next(name for name in state if name.endswith("running_var"))
     infinite = weight.clone()
     infinite.view(-1)[0] = float("inf")
     halves: dict[str, tuple[dict[Any, Any], bool]] = {
@@ -374,6 +300,7 @@ def misfit_cases(_seed: int, _count: int) -> Iterator[Case]:
             {**state, first: weight.clone().index_put_((torch.tensor(0),), torch.tensor(float("inf")))},
             True,
         ),
+        "negative variances": ({**state, variance: torch.full_like(state[variance], -1)}, True),
         "numbers beyond float32": ({**state, first: weight.double() * 1e300}, True),
         "whole numbers": ({**state, first: torch.ones_like(weight, dtype=torch.int8)}, True),
         "complex numbers": ({**state, first: weight.to(torch.complex64)}, True),
@@ -400,4 +327,10 @@ def checkpoint_cases(seed: int, count: int) -> Iterator[Case]:
     """A run's only checkpoint, damaged: it is not started over, and nothing is lost."""
     good = next((root() / "checkpoints").glob("step_*.pt")).read_bytes()
     for name, content in (*cuts(good, count, seed), *flips(good, count, seed)):
-        yield _case(name, "checkpoint", lambda _, content=content: content, True)
+        yield through(name, "checkpoint", lambda _, content=content: content, True)
+    whole = torch.load(io.BytesIO(good), weights_only=True)
+    for key in whole:
+        others = {other: value for other, value in whole.items() if other != key}
+        for name, spoilt in {"missing": others, "a text": {**others, key: "text"}}.items():
+            forged = with_checksum(_saved(spoilt))
+            yield through(f"its {key} is {name}", "checkpoint", lambda _, forged=forged: forged, True)

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from tests.robustness import bad_annotations, bad_archives, bad_config, bad_images, bad_results, bad_weights
+from tests.robustness import (
+    bad_annotations,
+    bad_archives,
+    bad_config,
+    bad_images,
+    bad_pickles,
+    bad_results,
+    bad_weights,
+)
 from tests.robustness.doors import Case
 
 
@@ -27,7 +35,7 @@ KINDS = {
     "suites": Kind(bad_config.suite_cases, 300),
     "data set files": Kind(bad_config.dataset_cases, 300),
     "claims": Kind(bad_config.claims_cases, 300),
-    "weights that run code": Kind(bad_weights.attack_cases, 500),
+    "weights that run code": Kind(bad_pickles.attack_cases, 500),
     "weights, damaged": Kind(bad_weights.damage_cases, 150),
     "weights that do not fit": Kind(bad_weights.misfit_cases, 20),
     "checkpoints, damaged": Kind(bad_weights.checkpoint_cases, 15),

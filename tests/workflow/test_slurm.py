@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.skipif(REASON is not None, reason=str(REASON)), pytest
 
 HERE = Path(__file__).parent
 RUNS = ("cancelled", "limited")
-PATIENCE = 300
+PATIENCE = 500
 LIGHT = {"draw", "check", "tables"}
 
 

@@ -60,6 +60,7 @@ def two_topics(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(run, "_COMPARISONS", {topic: of(topic) for topic in ("training", "scoring")})
     monkeypatch.setattr(run, "peak_tflop_per_second", lambda *_: 4.0)
+    monkeypatch.setattr(run, "training_step", lambda *_: lambda: torch.mm(torch.ones(50, 50), torch.ones(50, 50)))
 
 
 @pytest.mark.usefixtures("two_topics")
@@ -69,12 +70,15 @@ def test_the_table_keeps_the_rows_of_topics_that_were_not_asked_for(tmp_path: Pa
     assert path.name == f"{run.file_name(CPU)}.csv"
     table = pd.read_csv(path)
     assert table["topic"].tolist() == ["training", "scoring"]
-    assert table["share_of_peak"].tolist() == pytest.approx((table["tflop_per_second"] / 4).tolist())
+    assert table["share_of_peak"].tolist() == pytest.approx((table["tflop_per_second"] / 4).tolist(), rel=1e-4)
     assert {"device", "threads", "torch", "git_commit", "load", "differs"} <= set(table)
     with Image.open(path.with_suffix(".png")) as picture:
         assert "Speed against peers" in picture.text["Title"]  # type: ignore[attr-defined]
     run.benchmark(tmp_path, CPU, "full", 0, ["training"])
     assert len(pd.read_csv(path)) == 2
+    profiled = pd.read_csv(path.with_name(f"{path.stem}_profile.csv"))
+    assert profiled["share"].sum() == pytest.approx(1, abs=1e-3)
+    assert "aten::mm" in set(profiled["operator"])
 
 
 @pytest.mark.usefixtures("two_topics")

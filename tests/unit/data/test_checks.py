@@ -76,7 +76,7 @@ def test_the_first_missing_image_is_named_and_the_others_counted(tmp_path):
 def test_a_file_that_is_no_image_is_found_by_its_header(tmp_path):
     split = write_split(tmp_path, content())
     (split.images / "30.png").write_text("not an image")
-    assert_refused(split, r"30\.png: image 30 is no image")
+    assert_refused(split, r"30\.png: image 30 cannot be decoded: it is no image")
 
 
 def test_a_wrong_size_is_found_by_the_header(tmp_path):

@@ -222,3 +222,18 @@ def test_test_transform_is_the_resize():
     assert torch.equal(result, expected)
     assert torch.equal(resized.boxes, expected_target.boxes)
     assert resized.size == expected_target.size == (67, 100)
+
+
+@pytest.mark.parametrize("crop", [None, CROP])
+def test_pixels_do_not_depend_on_how_the_image_lies_in_memory(crop):
+    planar, target = random_sample()
+    interleaved = planar.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    transform = config(horizontal_flip=0.5, crop=crop)
+    for seed in range(20):
+        samples = [
+            transforms.train_transform(image, target, transform, np.random.default_rng(seed))
+            for image in (planar, interleaved)
+        ]
+        assert torch.equal(samples[0][0], samples[1][0])
+        # A window must not drag the image that it was cut from through the loader.
+        assert samples[1][0].untyped_storage().nbytes() == samples[1][0].nbytes

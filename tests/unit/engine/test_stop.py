@@ -214,3 +214,10 @@ def test_together_a_signal_to_another_process_stops_this_one_too() -> None:
         with pytest.raises(Stopped, match="SIGINT"), stop.held():
             pass
     assert not stop.requested
+
+
+def test_at_its_end_a_job_is_not_stopped_any_more() -> None:
+    stop = Stop()
+    with stop.listening():
+        stop.end()
+        send(signal.SIGTERM)

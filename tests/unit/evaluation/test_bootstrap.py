@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.coverage import SHOWN, repeat, report
 from sdetr.errors import UserError
 from sdetr.evaluation.bootstrap import (
     Bootstrap,
@@ -23,6 +22,7 @@ from sdetr.evaluation.bootstrap_file import difference_interval, read_bootstrap,
 from sdetr.evaluation.coco_metrics import METRICS, evaluate
 from sdetr.evaluation.matches import match_run
 from sdetr.evaluation.weighted_metrics import weighted_metrics
+from tests.statistics.coverage import SHOWN, repeat, report
 from tests.unit.evaluation.test_coco_metrics import jitter, random_case
 
 

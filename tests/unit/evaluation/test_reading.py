@@ -27,13 +27,15 @@ ANNOTATIONS = {
     "annotations": [OBJECT, {**OBJECT, "id": 6, "iscrowd": 1}],
 }
 # What JSON, Python and COCO each have a word on: as a value of any key.
-VALUES = (
-    *("7", "8", "9", "-7", "0", "1", "-0", "7.0", "0.5", "1e2", "1e400", "1e-400", "-1e400", "07", "+1", ".5", "1.", "1e"),
-    *("9223372036854775807", "9223372036854775808", "-9223372036854775808", "1" + "0" * 30, "1" + "0" * 400, "1e30"),
-    *("true", "false", "null", "NaN", "Infinity", "-Infinity", '"7"', '"\\ud800"', '"\x01"', '"\\x"', "[]", "{}", ""),
-    *("[1, 2, 3]", "[1, 2, 3, 4]", "[1, 2, 3, 4, 5]", "[1, 2, -3, 4]", "[1, 2, true, 4]", "[1, 2, NaN, 4]", "[1, 2, 1e30, 4]"),
-    *("[1, 2, 9223372036854775808, 4]", '{"id": 7}', "[[1, 2, 3, 4]]", '"\N{LATIN SMALL LETTER E WITH ACUTE}"', "[" * 3000),
-)
+NUMBERS = """
+7 8 9 -7 0 1 -0 7.0 0.5 1e2 1e400 1e-400 -1e400 07 +1 .5 1. 1e 1e30 true false null NaN Infinity -Infinity
+"""
+OTHERS = """
+[] {} [1,2,3] [1,2,3,4] [1,2,3,4,5] [1,2,-3,4] [1,2,true,4] [1,2,NaN,4] [1,2,1e30,4] [[1,2,3,4]] {"id":7}
+"7" "\\ud800" "\\x" "\N{LATIN SMALL LETTER E WITH ACUTE}"
+"""
+LARGE = (str(2**63 - 1), str(2**63), str(-(2**63)), f"[1,2,{2**63},4]", str(10**30), str(10**400), "[" * 3000)
+VALUES = (*NUMBERS.split(), *OTHERS.split(), *LARGE, "", '"\x01"')
 EITHER = {
     results_file: lambda path: read_results(path, [7, 8], [3]),
     annotation_file: read_annotations,

@@ -3,7 +3,7 @@
 Many sets of images are drawn and scored with two detectors. Each set gives intervals. Two truths are compared with
 them: the mean over all sets (what a set of this size gives on average), and the value on one very large set.
 
-    python -m benchmarks.coverage --images 1000 --categories 20 --repetitions 300
+    python -m tests.statistics.coverage --images 1000 --categories 20 --repetitions 300
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.synthetic_detections import Detector, Problem, annotation_file, detect, draw_scene
+from sdetr.benchmark.synthetic_detections import Detector, Problem, annotation_file, detect, draw_scene
+from sdetr.evaluation.annotation_file import objects_of
 from sdetr.evaluation.bootstrap import Bootstrap, image_difference, image_interval, resample
 from sdetr.evaluation.matches import Integers, Matches, match
+from sdetr.evaluation.results_file import results_of
 from sdetr.evaluation.weighted_metrics import weighted_metrics
 
 FIRST, SECOND = Detector(skill=1.2, precision=0.3), Detector(skill=1.4, precision=0.4)
@@ -54,9 +56,9 @@ def draw_matches(images: int, categories: int, seed: list[int]) -> list[Matches]
     """A new set of images, scored with both detectors."""
     rng = np.random.default_rng(seed)
     scene = draw_scene(Problem(images, categories, objects_per_image=7.2, detections_per_image=20), rng)
-    objects = annotation_file(scene)["annotations"]
+    objects = objects_of(annotation_file(scene)["annotations"])
     return [
-        match(objects, detect(scene, detector, rng), np.arange(images), np.arange(categories))
+        match(objects, results_of(detect(scene, detector, rng)), np.arange(images), np.arange(categories))
         for detector in (FIRST, SECOND)
     ]
 
