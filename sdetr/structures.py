@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 
 
+_TENSORS = ("boxes", "labels", "area", "iscrowd")
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """The objects of one image.
@@ -38,8 +41,11 @@ class Target:
 
     def to(self, device: torch.device) -> Target:
         """The same target with its tensors on ``device``."""
-        names = ("boxes", "labels", "area", "iscrowd")
-        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
+        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in _TENSORS})
+
+    def pin_memory(self) -> Target:
+        """The same target in memory that is copied to a GPU while it computes."""
+        return replace(self, **{name: getattr(self, name).pin_memory() for name in _TENSORS})
 
     def normalized_boxes(self) -> Tensor:
         """(N, 4) centre x, centre y, width, height as fractions of the image's own size (not the padded batch's)."""
@@ -57,6 +63,10 @@ class Batch:
 
     images: list[Tensor]
     targets: list[Target]
+
+    def pin_memory(self) -> Batch:
+        """The same batch in memory that is copied to a GPU while it computes; torch's loader calls this."""
+        return Batch([image.pin_memory() for image in self.images], [target.pin_memory() for target in self.targets])
 
 
 @dataclass(frozen=True, slots=True)

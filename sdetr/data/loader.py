@@ -114,6 +114,8 @@ def _batches(samples: _Samples, batches: list[list[int]], workers: int) -> Itera
         num_workers=workers,
         collate_fn=_collate,
         worker_init_fn=_start_worker,
+        # Only memory that the system cannot move is copied to a GPU while it computes.
+        pin_memory=torch.cuda.is_initialized(),
         generator=torch.Generator(),  # else each epoch would draw a number from the global generator
     )
     # A worker inherits what is blocked here, until it has left the group whose signals are not for it.

@@ -139,3 +139,18 @@ def test_a_worker_has_one_thread_and_does_not_share_by_file_descriptor():
     finally:
         torch.set_num_threads(threads)
     assert torch.multiprocessing.get_sharing_strategy() == strategy
+
+
+def test_batches_that_go_to_a_gpu_are_pinned_whole(images: CocoImages, monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned: list[torch.Tensor] = []
+
+    def pin_memory(tensor: torch.Tensor, *_: object) -> torch.Tensor:
+        pinned.append(tensor)
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin_memory)
+    (batch, *_) = evaluation_batches(images, Square(square=20), batch_size=4, workers=0)
+    assert not pinned  # nothing here computes on a GPU
+    again = batch.pin_memory()
+    assert len(pinned) == len(batch.images) + 4 * len(batch.targets)
+    assert again == batch
