@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-
 _TENSORS = ("boxes", "labels", "area", "iscrowd")
 
 

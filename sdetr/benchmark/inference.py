@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sdetr.benchmark.comparison import Comparison, Scale, Side
+from sdetr.benchmark.machine import compiles
 from sdetr.benchmark.training import new_detector, plain_twin
 from sdetr.benchmark.transformers_detr import transformers_detr
 from sdetr.engine.device import mixed_precision
@@ -94,6 +95,8 @@ def _ways(detector: StackedDETR, images: Tensor, scale: Scale) -> Iterator[Way]:
         with tempfile.TemporaryDirectory() as folder:
             call = onnx(detector, images, Path(folder))
             yield Way(f"ONNX, onnxruntime {version('onnxruntime')}", call, _EXACT)
+    if not compiles(images.device):
+        return
     yield Way("torch.compile, fp32, channels_last", compiled(detector, images, "fp32"), _EXACT)
     yield Way("torch.compile, bf16, channels_last", compiled(detector, images, "bf16"), _BF16, "bf16")
 

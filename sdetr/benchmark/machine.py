@@ -1,13 +1,15 @@
-"""What the machine can do at most: the yardstick of what is achieved on it."""
+"""What the machine can do: at most, which is the yardstick of what is achieved on it, and at all."""
 
 from __future__ import annotations
 
+import logging
 import time
 
 import torch
 
 _REPEATS = 8
 _CPU_SIDE, _GPU_SIDE = 4096, 8192
+_log = logging.getLogger(__name__)
 
 
 def peak_tflop_per_second(device: torch.device, dtype: torch.dtype) -> float:
@@ -25,6 +27,23 @@ def peak_tflop_per_second(device: torch.device, dtype: torch.dtype) -> float:
         _wait_for(device)
         best = min(best, time.perf_counter() - started)
     return 2 * side**3 / best / 1e12
+
+
+def compiles(device: torch.device) -> bool:
+    """Whether torch.compile works here; it needs a C++ compiler, and a torch whose path holds no space.
+
+    What is said where it does not is the reason; comparisons with it are then left out.
+    """
+    try:
+        torch.compile(torch.nn.Linear(8, 8).to(device))(torch.ones(8, 8, device=device))
+    except Exception as error:  # of torch._dynamo, of the compiler, of the loader: many kinds
+        _log.warning(
+            "torch.compile does not work here (%s); install a C++ compiler, and torch below a path without a space. "
+            "Rows with it are left out",
+            type(error).__name__,
+        )
+        return False
+    return True
 
 
 def _wait_for(device: torch.device) -> None:

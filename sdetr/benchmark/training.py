@@ -16,6 +16,7 @@ from torchvision.models.resnet import Bottleneck
 
 from sdetr.architectures import architecture
 from sdetr.benchmark.comparison import Comparison, Scale, Side
+from sdetr.benchmark.machine import compiles
 from sdetr.benchmark.transformers_detr import their_labels, transformers_detr
 from sdetr.config import OptimizerConfig
 from sdetr.detector import create_detector
@@ -68,7 +69,7 @@ def comparisons(device: torch.device, scale: Scale) -> Iterator[Comparison]:
     work = _work(device, scale)
     yield _against_transformers(work, device)
     yield _against_plain("sdetr_r50", "SDETR R50", work, device)
-    if scale == "full":
+    if scale == "full" and compiles(device):
         yield _compiled_against_eager("sdetr_r50", "SDETR R50", work, device)
 
 

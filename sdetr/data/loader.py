@@ -115,7 +115,7 @@ def _batches(samples: _Samples, batches: list[list[int]], workers: int) -> Itera
         collate_fn=_collate,
         worker_init_fn=_start_worker,
         # Only memory that the system cannot move is copied to a GPU while it computes.
-        pin_memory=torch.cuda.is_initialized(),
+        pin_memory=torch.cuda.is_initialized(),  # type: ignore[no-untyped-call]
         generator=torch.Generator(),  # else each epoch would draw a number from the global generator
     )
     # A worker inherits what is blocked here, until it has left the group whose signals are not for it.

@@ -46,15 +46,20 @@ def write(plan: Plan) -> None:
 def write_stamp(stamp: Path, files: Sequence[Path]) -> None:
     """Write a list of files that is as old as the youngest of them: what follows the list follows them all.
 
-    A job with one input in place of hundreds costs Snakemake a fraction of the time.
+    A list that is not what it was is as old as its change: a file that is gone counts too. A job with one input in
+    place of hundreds costs Snakemake a fraction of the time.
     """
     content = "".join(f"{file}\n" for file in files)
     youngest = max(file.stat().st_mtime_ns for file in files)
-    if stamp.is_file() and stamp.stat().st_mtime_ns == youngest and stamp.read_text(encoding="utf-8") == content:
+    known = stamp.is_file()
+    if known and stamp.read_text(encoding="utf-8") == content:
+        if stamp.stat().st_mtime_ns < youngest:
+            os.utime(stamp, ns=(youngest, youngest))
         return
     with atomic_path(stamp) as temporary:
         temporary.write_text(content, encoding="utf-8")
-        os.utime(temporary, ns=(youngest, youngest))
+        if not known:
+            os.utime(temporary, ns=(youngest, youngest))
 
 
 def write_schemas(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,18 @@ def test_a_stamp_lists_the_files_and_is_as_old_as_the_youngest(tmp_path: Path) -
     os.utime(files[0], ns=(0, 10**18 + 7))
     write_stamp(stamp, files)
     assert stamp.stat().st_mtime_ns == 10**18 + 7
+
+
+def test_a_stamp_whose_list_changes_is_young_and_stays_as_old_as_that(tmp_path: Path) -> None:
+    files, stamp = library(tmp_path), tmp_path / "all"
+    write_stamp(stamp, files)
+    before = time.time_ns()
     write_stamp(stamp, files[1:])
     assert stamp.read_text().splitlines() == [str(files[1])]
-    assert stamp.stat().st_mtime_ns == 10**18 + 1
+    changed = stamp.stat().st_mtime_ns
+    assert changed > before - 10**9
+    write_stamp(stamp, files[1:])
+    assert stamp.stat().st_mtime_ns == changed
 
 
 def test_a_stamp_that_is_right_is_not_written_again(tmp_path: Path) -> None:

@@ -66,6 +66,11 @@ def test_library_code_is_followed_by_scores_but_never_by_training(tree: Tree, fi
     assert tree.plan() == expected
 
 
+def test_library_code_that_is_gone_is_followed_too(tree: Tree) -> None:
+    (tree.root / "baselines/detr.py").rename(tree.root / "baselines/other.py")
+    assert tree.plan() == SCORED | PREDICTED
+
+
 def test_editing_the_rules_trains_nothing(tree: Tree) -> None:
     file = tree.root / "workflow/rules/train.smk"
     file.write_text(file.read_text().replace("--seed {wildcards.seed}", "--seed  {wildcards.seed}"))
@@ -139,7 +144,10 @@ def test_the_gpu_budget_is_read_without_asking(tree: Tree) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--config", "gpus=4"], "error: config/demo.yaml: gpus: input should be 0 or 1 (it is 4)"),
+        (
+            ["--config", "gpus=-1"],
+            "error: config/demo.yaml: gpus: input should be greater than or equal to 0 (it is -1)",
+        ),
         (["--config", "treads=2"], "error: config/demo.yaml: treads: unknown key; check its spelling or remove it"),
         (
             ["--config", "set={optimizer.lr: 1}"],

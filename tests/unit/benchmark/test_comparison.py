@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sdetr.benchmark import run
+from sdetr.benchmark import machine, run
 from sdetr.benchmark.comparison import Comparison, Scale, Side, Topic, measure
 
 CPU = torch.device("cpu")
@@ -86,3 +86,14 @@ def test_small_work_is_never_taken_for_a_result(tmp_path: Path) -> None:
     path = run.benchmark(tmp_path, CPU, "small", 0, ["training"])
     assert path.stem.endswith("_small")
     assert pd.read_csv(path)["scale"].tolist() == ["small"]
+
+
+def test_rows_with_torch_compile_are_left_out_where_it_does_not_work(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_compiler(_module: torch.nn.Module) -> None:
+        raise RuntimeError("no C++ compiler")
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    assert not machine.compiles(CPU)
+    assert "torch.compile does not work here (RuntimeError)" in caplog.text
