@@ -15,6 +15,8 @@ from sdetr.files import atomic_path, write_if_changed
 from sdetr.suite.claims import plan_ablations
 from sdetr.suite.plan import Plan
 
+_BOUNDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
+
 
 def write(plan: Plan) -> None:
     """Write the files that jobs depend on; a file whose content is the same keeps its modification time.
@@ -70,9 +72,19 @@ def write_schemas(folder: Path) -> None:
 
 def schemas() -> dict[str, dict[str, Any]]:
     """JSON schemas by name, made from the models."""
-    return {
+    made = {
         "suite": Suite.model_json_schema(),
         "recipe": Recipe.model_json_schema(),
         "dataset": TypeAdapter[Any](DatasetConfig).json_schema(),
         "claims": Claims.model_json_schema(),
     }
+    return {name: _with_standard_bounds(schema) for name, schema in made.items()}
+
+
+def _with_standard_bounds(part: Any) -> Any:
+    """A schema with its bounds under JSON schema's names: pydantic keeps its own beside a validator of ours."""
+    if isinstance(part, list):
+        return [_with_standard_bounds(item) for item in part]
+    if not isinstance(part, dict):
+        return part
+    return {_BOUNDS.get(key, key): _with_standard_bounds(value) for key, value in part.items()}

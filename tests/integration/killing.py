@@ -31,7 +31,7 @@ from tests import small
 
 # A server that has torch loaded forks each training: a start takes a fraction of a second, and it dies alone.
 _PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["sdetr.jobs", "tests.small", "pandas", "faster_coco_eval"])
+_PROCESSES.set_forkserver_preload(["sdetr.jobs", "tests.small", "pandas"])
 _SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 _WALL_CLOCK = ("seconds",)
 # Events that Python audits, beside the opening of a file to write.

@@ -22,7 +22,7 @@ from sdetr.engine.distributed import joined
 
 # A server that has torch loaded forks each process, which then starts in a fraction of a second.
 _PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["sdetr.jobs", "sdetr.engine.launch", "tests.small", "faster_coco_eval"])
+_PROCESSES.set_forkserver_preload(["sdetr.jobs", "sdetr.engine.launch", "tests.small"])
 
 
 class Ranks:
