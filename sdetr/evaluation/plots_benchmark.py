@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from sdetr.evaluation.plots_common import COLOURS, INK, QUIET, Words, picture, read_csv
 
-_WIDTH, _LINE = 9.6, 0.62
+_WIDTH, _LINE = 10.6, 0.6
 _TICKS = (0.25, 0.5, 1, 2, 3, 4, 5, 10, 20, 50, 100)
 
 
@@ -61,4 +61,4 @@ def _draw_row(axes: Axes, place: int, row: pd.Series) -> None:
 
 def _label(row: pd.Series) -> str:
     lines = (row["case"], row["project"], f"against {row['peer']}")
-    return "\n".join(textwrap.shorten(line, 70, placeholder=" ...") for line in lines)
+    return "\n".join(textwrap.shorten(line, 88, placeholder=" ...") for line in lines)
