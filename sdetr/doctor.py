@@ -50,7 +50,7 @@ Level = Literal["ok", "WARNING", "ERROR"]
 DECODED = 200
 """Images of each split that are decoded unless all are asked for."""
 
-_PACKAGES = ("torch", "torchvision", "numpy", "pycocotools", "faster-coco-eval", "snakemake")
+_PACKAGES = ("torch", "torchvision", "numpy", "pycocotools", "msgspec", "snakemake")
 _OPTIONAL = ("detectron2",)
 _TIMEOUT = 5
 

@@ -98,7 +98,7 @@ def estimate(plan: Plan, steps: int) -> Iterator[RunEstimate]:
         UserError: the data cannot be read, a step does not fit into memory, or no GPU is visible.
     """
     suite = plan.suite
-    device = prepare_device(suite.gpus, suite.threads)
+    device = prepare_device(suite.gpus, share_of(suite.threads, max(suite.gpus, 1)))
     _warn_if_busy()
     with readable_data(plan) as data:
         for group in grouped(workloads(plan)).values():

@@ -26,7 +26,7 @@ from sdetr.files import write_json
 RECORD = "run.json"
 FINISHED = "finished"
 KILLED = "killed"
-_PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pillow", "pycocotools", "faster-coco-eval")
+_PACKAGES = ("torch", "torchvision", "numpy", "scipy", "pillow", "pycocotools", "msgspec")
 _ABSOLUTE_FOLDERS = re.compile(r"(?<![\w.~/:-])~?/(?:[^/\s:;,'\"()]+/)*")
 _log = logging.getLogger(__name__)
 

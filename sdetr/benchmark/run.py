@@ -56,7 +56,7 @@ def benchmark(out: Path, device: torch.device, scale: Scale, seconds: float, top
     """
     path = out / f"{file_name(device)}{'' if scale == 'full' else '_small'}.csv"
     out.mkdir(parents=True, exist_ok=True)
-    rows = [row for row in _earlier(path) if row["topic"] not in topics]
+    rows = _earlier(path)
     peaks = {name: peak_tflop_per_second(device, dtype) for name, dtype in _TYPES.items()}
     _log.info(
         "%s: matrix products reach %s",
@@ -64,13 +64,16 @@ def benchmark(out: Path, device: torch.device, scale: Scale, seconds: float, top
         ", ".join(f"{peak:.3g} TFLOP/s in {name}" for name, peak in peaks.items()),
     )
     for topic in topics:
+        measured: list[dict[str, Any]] = []
         for comparison in _COMPARISONS[topic](device, scale):
             row = {**_circumstances(device, scale), **measure(comparison, device, seconds)}
             if comparison.flop is not None:
                 peak = peaks[comparison.precision]
                 row |= {"peak_tflop_per_second": peak, "share_of_peak": row["tflop_per_second"] / peak}
-            rows.append(row)
+            measured.append(row)
             _log.info("%s", _line(row))
+            # An earlier row goes once there is one in its place: a call that fails leaves what it found.
+            rows = [row for row in rows if row["topic"] != topic] + measured
             _write(path, rows)
     draw_benchmark(path, path.with_suffix(".png"))
     if "training" in topics:

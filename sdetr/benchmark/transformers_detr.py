@@ -55,6 +55,8 @@ def transformers_detr(detector: StackedDETR) -> nn.Module:
         num_labels=detector.criterion.class_weights.numel() - 1,
         num_queries=detector.config.queries,
         dropout=detector.config.dropout,
+        attention_dropout=detector.config.dropout,
+        activation_dropout=detector.config.dropout,
         auxiliary_loss=True,
     )
     peer: nn.Module = transformers.DetrForObjectDetection(config)

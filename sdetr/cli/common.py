@@ -29,11 +29,20 @@ def positive(text: str) -> int:
     return number
 
 
+def not_negative(text: str) -> int:
+    """Argument type: a whole number from 0 on."""
+    if (number := int(text)) < 0:
+        raise argparse.ArgumentTypeError("must be at least 0")
+    return number
+
+
 def add_hardware(parser: argparse.ArgumentParser) -> None:
     """What a job runs on."""
-    parser.add_argument("--gpus", type=int, default=0, help="a process for each; 0: CPU (default)")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
-    parser.add_argument("--workers", type=int, default=0, help="processes that load images (default 0: this one)")
+    parser.add_argument("--gpus", type=not_negative, default=0, help="a process for each; 0: CPU (default)")
+    parser.add_argument("--threads", type=positive, default=1, help="CPU threads (default 1)")
+    parser.add_argument(
+        "--workers", type=not_negative, default=0, help="processes that load images (default 0: this one)"
+    )
 
 
 def job_of(options: argparse.Namespace) -> Job:

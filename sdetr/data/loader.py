@@ -146,6 +146,8 @@ def _start_worker(_worker: int) -> None:
     os.setpgid(0, 0)
     for number in signal.sigpending() & _STOPPING:
         signal.sigwait({number})
+    # SLURM sends SIGTERM to each process of a step, and a worker that dies breaks off the step in progress.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
     # One file descriptor per tensor, torch's default, runs out at a few hundred images in flight.
     torch.multiprocessing.set_sharing_strategy("file_system")  # type: ignore[no-untyped-call]

@@ -124,6 +124,7 @@ class Trainer:
             with stop.together(parallel.largest if parallel.processes() > 1 else None):
                 self._train(stop, progress)
         except Stopped as stopped:
+            stop.end()
             raise self._stopped(stopped) from None
         parallel.on_main(self._write_records)
         epochs = self._step / self._steps_per_epoch

@@ -10,6 +10,7 @@ import shlex
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -76,6 +77,9 @@ class Cluster:
         return dict(line.split(" ", 1) for line in self.run("squeue", "--noheader", "--format=%i %k").splitlines())
 
 
+SPACE = "the interpreter's path has a space, which Snakemake's plugins do not quote"
+
+
 def what_is_missing() -> str | None:
     """Why there can be no cluster here, in one line."""
     if importlib.util.find_spec(PLUGIN) is None:
@@ -83,6 +87,8 @@ def what_is_missing() -> str | None:
     programs = [name for name in (*DAEMONS, *COMMANDS) if shutil.which(name, path=SEARCHED) is None]
     if programs:
         return f"{', '.join(programs)} not found (Debian, Ubuntu: apt install slurm-wlm munge)"
+    if " " in sys.executable:
+        return SPACE
     return None
 
 

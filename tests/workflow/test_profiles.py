@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.workflow.cluster import SPACE
 from tests.workflow.conftest import PROJECT, RECIPE, Outcome, Tree
 
 SHARED = ("keep-going", "rerun-incomplete", "rerun-triggers", "max-checksum-file-size")
@@ -51,6 +52,8 @@ def profile(name: str) -> dict[str, Any]:
 
 
 def needs(plugin: str) -> pytest.MarkDecorator:
+    if plugin == "cluster_generic" and " " in sys.executable:
+        return pytest.mark.skip(reason=SPACE)
     missing = importlib.util.find_spec(f"snakemake_executor_plugin_{plugin}") is None
     return pytest.mark.skipif(missing, reason=f"snakemake-executor-plugin-{plugin.replace('_', '-')} is not installed")
 

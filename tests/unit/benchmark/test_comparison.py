@@ -97,3 +97,16 @@ def test_rows_with_torch_compile_are_left_out_where_it_does_not_work(
     monkeypatch.setattr(torch, "compile", no_compiler)
     assert not machine.compiles(CPU)
     assert "torch.compile does not work here (RuntimeError)" in caplog.text
+
+
+@pytest.mark.usefixtures("two_topics")
+def test_a_call_that_fails_leaves_the_rows_that_were_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = run.benchmark(tmp_path, CPU, "full", 0, ["training", "scoring"])
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("the peer does something else")
+
+    monkeypatch.setattr(run, "measure", fails)
+    with pytest.raises(RuntimeError):
+        run.benchmark(tmp_path, CPU, "full", 0, ["training", "scoring"])
+    assert pd.read_csv(path)["topic"].tolist() == ["training", "scoring"]

@@ -1,3 +1,6 @@
+import signal
+
+import psutil
 import pytest
 import torch
 
@@ -154,3 +157,13 @@ def test_batches_that_go_to_a_gpu_are_pinned_whole(images: CocoImages, monkeypat
     again = batch.pin_memory()
     assert len(pinned) == len(batch.images) + 4 * len(batch.targets)
     assert again == batch
+
+
+def test_a_scheduler_that_terminates_every_process_takes_no_worker(images: CocoImages) -> None:
+    batches = evaluation_batches(images, Square(square=20), batch_size=1, workers=2)
+    first = next(batches)
+    workers = psutil.Process().children()
+    assert len(workers) >= 2
+    for worker in workers:
+        worker.send_signal(signal.SIGTERM)
+    assert len([first, *batches]) == len(images)
