@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import threading
 from collections.abc import Iterator, Sized
 from dataclasses import dataclass
 
@@ -140,14 +142,26 @@ def _collate(samples: list[Sample | UserError]) -> Batch | UserError:
     return Batch(images=images, targets=targets)
 
 
+def _end_with(parent: int) -> None:
+    """End this process if its parent sends SIGTERM, and nobody else.
+
+    SLURM sends it to each process of a step, and a worker that dies breaks off the training step in progress.
+    """
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        continue
+    os._exit(128 + signal.SIGTERM)
+
+
 def _start_worker(_worker: int) -> None:
     # Ctrl-C, and what a scheduler sends to a whole group, is for the main process: it needs its workers to the end of
     # the step, and ends them itself.
     os.setpgid(0, 0)
     for number in signal.sigpending() & _STOPPING:
         signal.sigwait({number})
-    # SLURM sends SIGTERM to each process of a step, and a worker that dies breaks off the step in progress.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+    if sys.platform == "linux":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING - {signal.SIGTERM})
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    else:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
     # One file descriptor per tensor, torch's default, runs out at a few hundred images in flight.
     torch.multiprocessing.set_sharing_strategy("file_system")  # type: ignore[no-untyped-call]

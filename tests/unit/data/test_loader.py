@@ -1,4 +1,5 @@
-import signal
+import subprocess
+import sys
 
 import psutil
 import pytest
@@ -164,6 +165,20 @@ def test_a_scheduler_that_terminates_every_process_takes_no_worker(images: CocoI
     first = next(batches)
     workers = psutil.Process().children()
     assert len(workers) >= 2
-    for worker in workers:
-        worker.send_signal(signal.SIGTERM)
+    subprocess.run(["kill", "-TERM", *(str(worker.pid) for worker in workers)], check=True)
     assert len([first, *batches]) == len(images)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere any SIGTERM ends a worker")
+def test_the_process_itself_can_end_its_workers(images: CocoImages) -> None:
+    batches = evaluation_batches(images, Square(square=20), batch_size=1, workers=1)
+    next(batches)
+
+    def end_workers() -> None:
+        for worker in psutil.Process().children():
+            worker.terminate()
+            worker.wait(timeout=20)
+
+    # torch says so of a worker that it did not end itself.
+    with pytest.raises(RuntimeError, match="exited unexpectedly with exit code 143"):
+        end_workers()
