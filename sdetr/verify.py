@@ -18,10 +18,10 @@ from sdetr.evaluation.bootstrap_file import read_bootstrap
 from sdetr.evaluation.claims import write_claims
 from sdetr.evaluation.coco_metrics import METRICS, evaluate
 from sdetr.evaluation.published import write_published
-from sdetr.evaluation.results_file import read_json
 from sdetr.evaluation.tables import read_table, write_tables
 from sdetr.files import sha256
 from sdetr.provenance import last_finished, read_record
+from sdetr.strict_json import read_json
 
 Answer = Literal["ok", "DIFFERS", "not checked"]
 # Numbers of metrics.json are written in full; another build of the scorer may round the last bits otherwise.

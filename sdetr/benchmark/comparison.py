@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 import torch
 
+from sdetr.engine.device import wait_for
+
 Topic = Literal["training", "input", "inference", "scoring", "pipeline"]
 # "small" shows in seconds that a comparison runs; "full" is what is reported.
 Scale = Literal["small", "full"]
@@ -87,16 +89,11 @@ def measure(comparison: Comparison, device: torch.device, seconds: float) -> dic
 
 
 def _timed(side: Side, device: torch.device) -> float:
-    _wait_for(device)
+    wait_for(device)
     started = time.perf_counter()
     side.call()
-    _wait_for(device)
+    wait_for(device)
     return time.perf_counter() - started
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _row(comparison: Comparison, project: list[float], peer: list[float]) -> dict[str, Any]:

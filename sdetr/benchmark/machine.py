@@ -7,6 +7,8 @@ import time
 
 import torch
 
+from sdetr.engine.device import wait_for
+
 _REPEATS = 8
 _CPU_SIDE, _GPU_SIDE = 4096, 8192
 _log = logging.getLogger(__name__)
@@ -21,10 +23,10 @@ def peak_tflop_per_second(device: torch.device, dtype: torch.dtype) -> float:
     left, right = (torch.randn(side, side, device=device, dtype=torch.float32).to(dtype) for _ in range(2))
     best = float("inf")
     for _ in range(_REPEATS):
-        _wait_for(device)
+        wait_for(device)
         started = time.perf_counter()
         torch.mm(left, right)
-        _wait_for(device)
+        wait_for(device)
         best = min(best, time.perf_counter() - started)
     return 2 * side**3 / best / 1e12
 
@@ -44,8 +46,3 @@ def compiles(device: torch.device) -> bool:
         )
         return False
     return True
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -70,3 +70,9 @@ def images_to_device(batch: Batch, device: torch.device) -> list[Tensor]:
 def targets_to_device(batch: Batch, device: torch.device) -> list[Target]:
     """The targets of a batch."""
     return [target.to(device) for target in batch.targets]
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until the device has done what it was asked to do, so that a clock says what it took."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -16,7 +16,7 @@ from sdetr.data.coco import CocoImages
 from sdetr.data.labels import LabelMap
 from sdetr.data.loader import evaluation_batches
 from sdetr.detector import DetectorModule
-from sdetr.engine.device import images_to_device, mixed_precision
+from sdetr.engine.device import images_to_device, mixed_precision, wait_for
 from sdetr.structures import Detections
 
 _SECONDS_BETWEEN_LINES = 10.0
@@ -56,11 +56,11 @@ def predict(
     ):
         sizes = torch.tensor([target.original_size for target in batch.targets], device=device)
         inputs = images_to_device(batch, device)
-        _wait_for(device)
+        wait_for(device)
         started = time.monotonic()
         with mixed_precision(evaluation.precision, device):
             found = detector.detect(inputs, sizes)
-        _wait_for(device)
+        wait_for(device)
         seconds += time.monotonic() - started
         done += len(found)
         pairs = zip(batch.targets, found, strict=True)
@@ -89,8 +89,3 @@ def coco_results(image_id: int, detections: Detections, label_map: LabelMap) -> 
         for box, score, category in named
         if category is not None
     ]
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -10,9 +10,10 @@ from typing import Any
 import pandas as pd
 
 from sdetr.errors import UserError
-from sdetr.evaluation.results_file import is_finite, read_json
+from sdetr.evaluation.results_file import is_finite
 from sdetr.evaluation.tables import read_run
 from sdetr.files import atomic_path
+from sdetr.strict_json import read_json
 
 _IDENTITY = ("suite", "run", "model", "origin")
 _TRAINED_ON = ("gpus", "threads", "precision")

@@ -13,7 +13,8 @@ from matplotlib.patches import Patch, Rectangle
 from PIL import Image
 
 from sdetr.evaluation.plots_common import COLOURS, INK, Subject, Words, picture
-from sdetr.evaluation.results_file import read_json, read_results
+from sdetr.evaluation.results_file import read_results
+from sdetr.strict_json import read_json
 
 SCORE = 0.5
 _SCENES = 6

@@ -11,9 +11,9 @@ from typing import Any
 from sdetr.evaluation.finished_suite import FinishedSuite
 from sdetr.evaluation.report_claims import ClaimsSummary
 from sdetr.evaluation.report_tables import records, shown
-from sdetr.evaluation.results_file import read_json
 from sdetr.evaluation.verdicts import LEAST_SEEDS
 from sdetr.provenance import code_version, last_finished, read_record, versions
+from sdetr.strict_json import read_json
 
 _ORIGINS = {
     "trained_here": "trained here",

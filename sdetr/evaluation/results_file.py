@@ -30,15 +30,6 @@ WHOLE_NUMBERS_BELOW = 2**63
 """What an id must be below, and a coordinate that is written as a whole number."""
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file.
-
-    Raises:
-        UserError: the file is missing, cannot be read or is no JSON.
-    """
-    return parse_json(path, read_text(path))
-
-
 def read_text(path: Path) -> str:
     """The text of a JSON file.
 

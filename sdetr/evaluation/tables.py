@@ -12,8 +12,9 @@ from sdetr.errors import UserError
 from sdetr.evaluation.bootstrap import image_interval
 from sdetr.evaluation.bootstrap_file import read_bootstrap
 from sdetr.evaluation.coco_metrics import METRICS
-from sdetr.evaluation.results_file import is_finite, read_json
+from sdetr.evaluation.results_file import is_finite
 from sdetr.files import atomic_path
+from sdetr.strict_json import read_json
 
 IDENTITY = ("suite", "run", "model", "recipe", "seed", "origin")
 COST = (
