@@ -182,6 +182,8 @@ def _write_training(
             "processes": parallel.processes(),
             "threads": job.threads,
             "precision": job.recipe.training.precision,
+            "pad_multiple": getattr(job.recipe.detector, "pad_multiple", None),
+            "compile": getattr(job.recipe.detector, "compile", "none"),
             "git_commit": git_commit(),
             "recipe_sha256": job.recipe.sha256(),
             "weights_sha256": sha256(place / "weights.pt"),

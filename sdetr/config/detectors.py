@@ -103,6 +103,14 @@ class StackedDETRConfig(Config):
         "same function at another cost"
     )
     position_temperature: PositiveFloat
+    pad_multiple: Size = Field(
+        description="in training, height and width of a padded batch are multiples of so many pixels; 1 pads to the "
+        "largest image, as the papers do"
+    )
+    compile: Literal["none", "default", "reduce-overhead"] = Field(
+        description="torch.compile of backbone and stages in training, by its mode; reduce-overhead makes CUDA graphs. "
+        "Each shape of a batch is compiled: pad_multiple bounds how many there are"
+    )
     loss: SetLossConfig
 
     @model_validator(mode="after")

@@ -114,6 +114,8 @@ def _seed(folder: Path, row: dict[str, Any], command: str) -> Seed:
         "steps": "steps",
         "batch size": "batch_size",
         "precision": "precision",
+        "sides padded to multiples of, pixels": "pad_multiple",
+        "torch.compile": "compile",
         "batch size in evaluation": "eval_batch_size",
         "precision in evaluation": "eval_precision",
     }

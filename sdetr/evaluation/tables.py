@@ -27,7 +27,8 @@ COST = (
 )
 PROVENANCE = ("device", "git_commit", "recipe_sha256", "weights_sha256", "source")
 TRAINING = ("epochs", "steps", "batch_size")
-COLUMNS = (*IDENTITY, *TRAINING, "eval_batch_size", "eval_precision", "precision", *METRICS, *COST, *PROVENANCE)
+NUMERICS = ("eval_batch_size", "eval_precision", "precision", "pad_multiple", "compile")
+COLUMNS = (*IDENTITY, *TRAINING, *NUMERICS, *METRICS, *COST, *PROVENANCE)
 SUMMARY_COLUMNS = (
     *("suite", "run", "model", "origin", "n"),
     *(f"{metric}_{statistic}" for metric in METRICS for statistic in ("mean", "std", "image_low", "image_high")),
@@ -35,7 +36,7 @@ SUMMARY_COLUMNS = (
 
 _FROM_PREDICT = ("eval_batch_size", "eval_precision", "images_per_second_infer", "gflops")
 _FROM_TRAIN = tuple(column for column in COLUMNS if column not in (*METRICS, *_FROM_PREDICT))
-_SHARED_BY_SEEDS = ("model", "origin", "recipe_sha256", "eval_batch_size", "eval_precision", "precision")
+_SHARED_BY_SEEDS = ("model", "origin", "recipe_sha256", *NUMERICS)
 _DECIMALS = 6
 
 _WIDTH = 110

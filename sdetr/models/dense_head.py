@@ -31,7 +31,8 @@ class DenseHead(nn.Module):
     def forward(self, memory: Tensor, grid: tuple[int, int], padded: tuple[int, int], targets: list[Target]) -> Tensor:
         """The loss, a scalar: focal loss of classes plus L1 and generalized IoU losses of boxes, per object token.
 
-        Where several processes share a batch, the mean over them is the loss of the whole batch.
+        Tokens whose centre is padding take no part. Where several processes share a batch, the mean over them is the
+        loss of the whole batch.
 
         Args:
             memory: (B, h * w, width).
@@ -39,16 +40,18 @@ class DenseHead(nn.Module):
             padded: (H, W), the padded images' size in pixels.
             targets: B of them.
         """
-        scale = memory.new_tensor([padded[1], padded[0]] * 2)
-        centres = _centres(grid, memory)
-        owner, labels, boxes = zip(*(_assign(centres, target, scale) for target in targets), strict=True)
+        sizes = memory.new_tensor([[target.size[1], target.size[0]] for target in targets])
+        stretch = memory.new_tensor([[padded[1] / target.size[1], padded[0] / target.size[0]] for target in targets])
+        centres = _centres(grid, memory) * stretch[:, None]
+        owner, labels, boxes = zip(*map(_assign, centres, targets, sizes), strict=True)
         inside = torch.stack(owner)
         wanted = F.one_hot(torch.stack(labels), self.classifier.out_features) * inside[..., None]
         count = parallel.mean(inside.sum()).clamp(min=1 / parallel.processes())
-        classes = sigmoid_focal_loss(self.classifier(memory), wanted.to(memory.dtype), reduction="sum")
+        each = sigmoid_focal_loss(self.classifier(memory), wanted.to(memory.dtype), reduction="none")
+        classes = (each * (centres < 1).all(-1, keepdim=True)).sum()
         # Distances from the token to the four sides: features of a convolution do not know where they are.
         distances = self.box(memory[inside]).sigmoid()
-        origin = centres.expand(len(memory), -1, -1)[inside]
+        origin = centres[inside]
         predicted, truth = (
             torch.cat((origin - distances[:, :2], origin + distances[:, 2:]), 1),
             torch.stack(boxes)[inside],
@@ -60,18 +63,21 @@ class DenseHead(nn.Module):
 
 
 def _centres(grid: tuple[int, int], like: Tensor) -> Tensor:
-    """(h * w, 2): x, y of each token's centre as fractions of the padded image."""
+    """(h * w, 2): x, y of each token's centre as fractions of the whole grid."""
     y, x = ((torch.arange(n, device=like.device) + 0.5) / n for n in grid)
     return torch.stack((x.repeat(grid[0]), y.repeat_interleave(grid[1])), dim=1)
 
 
-def _assign(centres: Tensor, target: Target, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """For each of S tokens: whether it lies in an object (S,), that object's label (S,) and box (S, 4)."""
+def _assign(centres: Tensor, target: Target, size: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """For each of S tokens: whether it lies in an object (S,), that object's label (S,) and box (S, 4).
+
+    Centres (S, 2) and boxes are fractions of the image's own ``size``, its width and height in pixels.
+    """
     tokens = len(centres)
     if not len(target.labels):
         empty = torch.zeros(tokens, dtype=torch.int64, device=centres.device)
         return empty.bool(), empty, torch.zeros(tokens, 4, device=centres.device)
-    boxes = target.boxes / scale
+    boxes = target.boxes / size.repeat(2)
     holds = ((centres[:, None] > boxes[:, :2]) & (centres[:, None] < boxes[:, 2:])).all(-1)
     area = (boxes[:, 2:] - boxes[:, :2]).prod(-1).expand(tokens, -1).masked_fill(~holds, torch.inf)
     smallest, index = area.min(dim=1)

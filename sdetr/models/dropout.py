@@ -13,14 +13,29 @@ from torch import Tensor, nn
 _LEVELS = 1 << 16
 
 
+def _random_int16(count: int) -> Tensor:
+    return torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[:count]
+
+
+@torch.library.custom_op("sdetr::random_int16", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
+def random_int16(count: int) -> Tensor:
+    """(count,) numbers of 16 bits, each as likely as the others: one operator, which torch.compile leaves as it is."""
+    return _random_int16(count)
+
+
+@random_int16.register_fake
+def _(count: int) -> Tensor:
+    return torch.empty(count, dtype=torch.int16)
+
+
 def dropout(x: Tensor, probability: float, training: bool) -> Tensor:
     """Zero each element with a probability and scale the others, in training; any shape."""
     if not training or probability == 0 or x.device.type != "cpu":
         return F.dropout(x, probability, training)
     dropped = round(probability * _LEVELS)
-    numbers = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+    draw = random_int16 if torch.compiler.is_compiling() else _random_int16
     # int16 counts from -32768.
-    kept = numbers.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - _LEVELS // 2
+    kept = draw(x.numel()).view(x.shape) >= dropped - _LEVELS // 2
     return x * kept.to(x.dtype).mul_(_LEVELS / (_LEVELS - dropped))
 
 

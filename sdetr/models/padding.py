@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -47,6 +48,10 @@ def largest_size(images: list[Tensor]) -> tuple[int, int]:
     return max(image.shape[-2] for image in images), max(image.shape[-1] for image in images)
 
 
-def pad_shared_batch(images: list[Tensor]) -> PaddedImages:
-    """Pad images as the whole batch that this process has a part of; the others do the same at the same time."""
-    return pad_images(images, parallel.largest(*largest_size(images)))
+def pad_shared_batch(images: list[Tensor], multiple: int = 1) -> PaddedImages:
+    """Pad images as the whole batch that this process has a part of; the others do the same at the same time.
+
+    Height and width become multiples of ``multiple`` pixels, so that there are few shapes.
+    """
+    least = parallel.largest(*largest_size(images))
+    return pad_images(images, tuple(math.ceil(side / multiple) * multiple for side in least))

@@ -11,6 +11,7 @@ from sdetr.config import StackedDETRConfig
 from sdetr.detector import DetectorModule
 from sdetr.models.backbone import Backbone, build_backbone
 from sdetr.models.boxes import cxcywh_to_xyxy
+from sdetr.models.compiled import Compiled
 from sdetr.models.criterion import SetCriterion
 from sdetr.models.dense_head import DenseHead
 from sdetr.models.heads import MLP, apply_head
@@ -20,6 +21,8 @@ from sdetr.models.padding import PaddedImages, pad_images, pad_shared_batch
 from sdetr.models.position import SinePosition
 from sdetr.models.stage import Stage
 from sdetr.structures import Detections, SetPrediction, Target
+
+Outputs = tuple[list[Tensor], list[tuple[Tensor, tuple[int, int]]]]
 
 
 class StackedDETR(DetectorModule):
@@ -50,6 +53,7 @@ class StackedDETR(DetectorModule):
             loss.l1_weight,
             loss.giou_weight,
         )
+        self._compiled = None if config.compile == "none" else Compiled(StackedDETR._run_stages, config.compile)
         self.dense_weight = loss.dense_weight
         self.dense_heads = nn.ModuleList(
             DenseHead(config.width, num_classes) for _ in config.stages if loss.dense_weight > 0
@@ -66,8 +70,8 @@ class StackedDETR(DetectorModule):
 
     def loss(self, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
         """Weighted set losses of every layer, and of the dense heads where the recipe has them."""
-        batch = pad_shared_batch(self.normalize(images))
-        outputs, memories = self._run_stages(batch)
+        batch = pad_shared_batch(self.normalize(images), self.config.pad_multiple)
+        outputs, memories = self._run_compiled(batch)
         # Matching and losses are float32 whatever the precision of the layers.
         with torch.autocast(batch.pixels.device.type, enabled=False):
             prediction = self._predict(outputs)
@@ -89,7 +93,10 @@ class StackedDETR(DetectorModule):
         boxes = cxcywh_to_xyxy(prediction.boxes[-1]) * torch.stack((width, height, width, height), dim=1)[:, None]
         return [Detections(*parts) for parts in zip(boxes, scores, labels, strict=True)]
 
-    def _run_stages(self, batch: PaddedImages) -> tuple[list[Tensor], list[tuple[Tensor, tuple[int, int]]]]:
+    def _run_compiled(self, batch: PaddedImages) -> Outputs:
+        return self._run_stages(batch) if self._compiled is None else self._compiled(self, batch)
+
+    def _run_stages(self, batch: PaddedImages) -> Outputs:
         """Each stage's decoder outputs (layers, B, Q, width), and its encoder memory with the grid (h, w)."""
         features = self.backbone(batch.pixels, self.levels)
         outputs: list[Tensor] = []

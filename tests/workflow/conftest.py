@@ -63,6 +63,8 @@ RECIPE: dict[str, Any] = {
         "encoder_block": "sequential",
         "attention": "fused",
         "position_temperature": 20,
+        "pad_multiple": 1,
+        "compile": "none",
         "loss": {
             "class_weight": 1,
             "l1_weight": 5,

@@ -138,6 +138,19 @@ def test_the_dense_head_asks_each_token_for_the_smallest_object_around_it() -> N
     assert right < rare < base
 
 
+def test_padding_is_nothing_to_the_dense_head() -> None:
+    torch.manual_seed(0)
+    size = (16, 8)
+    boxes, labels = torch.tensor([[0.0, 2.0, 8.0, 9.0], [3.0, 0.0, 8.0, 4.0]]), torch.tensor([1, 2])
+    one = Target(boxes, labels, torch.ones(2), torch.zeros_like(labels), 0, size, size)
+    head = DenseHead(WIDTH, 5)
+    tokens = torch.randn(1, 4, 2, WIDTH)
+    padded = torch.randn(1, 5, 4, WIDTH)
+    padded[:, :4, :2] = tokens
+    expected = head(tokens.flatten(1, 2), (4, 2), size, [one])
+    torch.testing.assert_close(head(padded.flatten(1, 2), (5, 4), (20, 16), [one]), expected)
+
+
 def test_the_second_stage_starts_from_the_first_and_gradient_flows_back() -> None:
     recipe = small.recipe("demo_sdetr")
     assert isinstance(recipe.detector, StackedDETRConfig)
