@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from sdetr.config import Recipe, ShapesDataset, override, parse, read_yaml
 from sdetr.data.shapes import draw_dataset
@@ -14,6 +17,11 @@ _TINY_STAGES = {
     "demo_detr": {"detector.stages.0.encoder_layers": 1, "detector.stages.0.decoder_layers": 2},
     "demo_faster_rcnn": {"detector.head_samples": 16, "detector.proposals_train": 32, "detector.head_width": 32},
 }
+
+
+def can_compile() -> bool:
+    """Whether torch.compile works: it needs a C++ compiler, and torch below a path without a space."""
+    return shutil.which("g++") is not None and " " not in torch.__file__
 
 
 def shapes(root: Path) -> ShapesDataset:

@@ -46,7 +46,10 @@ SET_DETECTORS: dict[str, tuple[str, dict[str, Any]]] = {
     "separate heads": ("demo_sdetr", {"detector__prediction_heads": "separate"}),
     "shared queries": ("demo_sdetr", {"detector__query_embedding": "shared"}),
     "nothing handed over": ("demo_sdetr", {"detector__hand_over": "zeros"}),
+    "padded to few shapes": ("demo_detr", {"detector__pad_multiple": 128}),
 }
+if small.can_compile():
+    SET_DETECTORS["compiled"] = ("demo_detr", {"detector__pad_multiple": 128, "detector__compile": "default"})
 STEPS = 3
 
 

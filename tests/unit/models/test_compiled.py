@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sdetr.benchmark.machine import compiles
 from sdetr.config import ShapesDataset
 from sdetr.data.coco import CocoImages
 from sdetr.detector import create_detector
@@ -24,7 +23,8 @@ from tests import small
 CPU = torch.device("cpu")
 CLASSES = 91
 needs_compiler = pytest.mark.skipif(
-    not compiles(CPU), reason="torch.compile does not work here: no C++ compiler, or torch below a path with a space"
+    not small.can_compile(),
+    reason="torch.compile does not work here: no C++ compiler, or torch below a path with a space",
 )
 ONE_LAYER = {"detector__stages__0__encoder_layers": 1, "detector__stages__0__decoder_layers": 1}
 
