@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 CLASSES = 91
 needs_compiler = pytest.mark.skipif(
     not small.can_compile(),
-    reason="torch.compile does not work here: no C++ compiler, or torch below a path with a space",
+    reason="torch.compile needs a C++ compiler, and torch below a path without a space",
 )
 ONE_LAYER = {"detector__stages__0__encoder_layers": 1, "detector__stages__0__decoder_layers": 1}
 
