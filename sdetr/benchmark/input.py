@@ -23,9 +23,10 @@ from sdetr.benchmark.comparison import Comparison, Scale, Side
 from sdetr.config import ShortestSide, SplitPaths, TrainTransforms, read_recipe
 from sdetr.data.coco import CocoImages
 from sdetr.data.transforms import train_transform
+from sdetr.engine.device import images_to_device
 from sdetr.errors import UserError
-from sdetr.models.normalize import IMAGENET_MEAN, IMAGENET_STD
-from sdetr.structures import Target
+from sdetr.models.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
+from sdetr.structures import Batch, Target
 
 _GOAL = 2.0
 _SAMPLES = {"small": 8, "full": 200}
@@ -139,8 +140,8 @@ def project_sample(images: CocoImages, config: TrainTransforms, seed: int) -> tu
 def project_floats(images: CocoImages, config: TrainTransforms, seed: int) -> tuple[Tensor, Target]:
     """The same, with what the device would do done here: float, normalised."""
     image, target = project_sample(images, config, seed)
-    mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
-    return image.float().div_(255).sub_(mean).div_(std), target
+    (normalized,) = Normalize()(images_to_device(Batch([image], [target]), torch.device("cpu")))
+    return normalized, target
 
 
 def reference_sample(images: PlainImages, config: TrainTransforms, seed: int) -> tuple[Tensor, Target]:

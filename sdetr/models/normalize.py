@@ -24,4 +24,4 @@ class Normalize(nn.Module):
 
     def forward(self, images: list[Tensor]) -> list[Tensor]:
         """Images (3, H_i, W_i) in 0..1."""
-        return [(image - self.mean) / self.std for image in images]
+        return [(image - self.mean).div_(self.std) for image in images]
