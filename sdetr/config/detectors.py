@@ -45,9 +45,17 @@ class StageConfig(Config):
 
     level: Literal["layer1", "layer2", "layer3", "layer4"]
     encoder_layers: Layers
-    encoder_heads: Size
+    encoder_heads: Size | None = Field(description="null where encoder_layers is 0")
     decoder_layers: Annotated[Layers, Field(gt=0)]
     decoder_heads: Size
+
+    @model_validator(mode="after")
+    def _heads_belong_to_layers(self) -> StageConfig:
+        if self.encoder_layers == 0 and self.encoder_heads is not None:
+            raise ValueError(f"encoder_heads: says {self.encoder_heads}, but there is no encoder layer; set it to null")
+        if self.encoder_layers > 0 and self.encoder_heads is None:
+            raise ValueError("encoder_heads: is null, but there are encoder layers; give their number of heads")
+        return self
 
 
 class SetLossConfig(Config):
@@ -123,7 +131,7 @@ class StackedDETRConfig(Config):
                 raise ValueError(f"{where}.level: {self.backbone.name} has no {stage.level}")
             for key in ("encoder_heads", "decoder_heads"):
                 heads = getattr(stage, key)
-                if self.width % heads:
+                if heads is not None and self.width % heads:
                     raise ValueError(f"{where}.{key}: {heads} heads do not divide the width {self.width}")
         self._check_unread_levels()
         if self.factory == "baselines.detr:build" and len(self.stages) != 1:

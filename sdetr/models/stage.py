@@ -130,7 +130,8 @@ class Stage(nn.Module):
         self.projection = nn.Conv2d(channels, width, kernel_size=1)
         self.queries = None if config.query_embedding == "shared" else nn.Embedding(config.queries, width)
         encoder_layer = ParallelEncoderLayer if config.encoder_block == "parallel" else EncoderLayer
-        self.encoder = nn.ModuleList(encoder_layer(config, stage.encoder_heads) for _ in range(stage.encoder_layers))
+        heads = stage.encoder_heads or 0  # null where there is no layer
+        self.encoder = nn.ModuleList(encoder_layer(config, heads) for _ in range(stage.encoder_layers))
         self.encoder_norm = nn.LayerNorm(width) if config.norm == "pre" else nn.Identity()
         self.decoder = nn.ModuleList(DecoderLayer(config, stage.decoder_heads) for _ in range(stage.decoder_layers))
         self.decoder_norm = nn.LayerNorm(width)

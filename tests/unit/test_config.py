@@ -53,6 +53,11 @@ def test_every_name_is_an_architecture() -> None:
     assert {architecture(name, 100, 0.1, "none").backbone.name for name in NAMES} == {"resnet50", "resnet101"}
 
 
+NO_ENCODER: dict[str, Any] = {
+    f"detector.stages.{stage}.{key}": value
+    for stage in (0, 1)
+    for key, value in (("encoder_layers", 0), ("encoder_heads", None))
+}
 STAGE = {"level": "layer3", "encoder_layers": 3, "encoder_heads": 8, "decoder_layers": 3, "decoder_heads": 8}
 
 
@@ -83,9 +88,14 @@ def content() -> dict[str, Any]:
             {"detector.stages": [STAGE], "detector.hand_over": None, "detector.prediction_heads": None},
             "detector.query_embedding: says separate, but with one stage nothing is handed over or shared",
         ),
+        (
+            {"detector.stages.1.encoder_layers": 0},
+            "detector.stages.1.encoder_heads: says 1, but there is no encoder layer; set it to null",
+        ),
+        ({"detector.stages.1.encoder_heads": None}, "detector.stages.1.encoder_heads: is null, but there are encoder"),
         ({"detector.encoder_block": None}, "detector.encoder_block: is null, but there are encoder layers"),
         (
-            {f"detector.stages.{stage}.encoder_layers": 0 for stage in (0, 1)},
+            NO_ENCODER,
             "detector.encoder_block: says sequential, but no stage has an encoder layer; set it to null",
         ),
         ({"detector.attention": None}, "detector.attention: input should be 'fused' or 'plain' (it is None)"),
@@ -111,8 +121,7 @@ def test_impossible_values_are_refused_by_key(changes: dict[str, Any], message: 
 def test_one_stage_says_null_where_stages_would_relate() -> None:
     relations = dict.fromkeys(("detector.hand_over", "detector.prediction_heads", "detector.query_embedding"))
     parse(Recipe, override(content(), {"detector.stages": [STAGE], **relations}, "here"), "recipe.yaml")
-    no_encoder = {f"detector.stages.{stage}.encoder_layers": 0 for stage in (0, 1)}
-    parse(Recipe, override(content(), {**no_encoder, "detector.encoder_block": None}, "here"), "recipe.yaml")
+    parse(Recipe, override(content(), {**NO_ENCODER, "detector.encoder_block": None}, "here"), "recipe.yaml")
 
 
 def test_dilation_of_a_level_that_no_stage_reads_is_refused() -> None:

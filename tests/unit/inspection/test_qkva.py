@@ -89,6 +89,7 @@ def test_a_point_is_covered_by_one_token(point: tuple[float, float], token: int)
 def test_detectors_without_encoders_are_refused() -> None:
     with pytest.raises(UserError, match="has no stages with encoders"):
         capture(create_detector(small.recipe("demo_faster_rcnn").detector, 4), image())
-    bare = {f"detector__stages__{stage}__encoder_layers": 0 for stage in (0, 1)}
+    bare: dict[str, Any] = {f"detector__stages__{stage}__encoder_layers": 0 for stage in (0, 1)}
+    bare |= {f"detector__stages__{stage}__encoder_heads": None for stage in (0, 1)}
     with pytest.raises(UserError, match="no stage of this detector has an encoder layer"):
         capture(detector(detector__encoder_block=None, **bare), image())
