@@ -24,5 +24,7 @@ def _verify(options: argparse.Namespace) -> None:
         print(finding, flush=True)
         answers[finding.answer] += 1
     print(f"{answers['ok']} match, {answers['DIFFERS']} do not, {answers['not checked']} could not be checked")
+    if not answers["ok"] and not answers["DIFFERS"]:
+        raise UserError(f"{options.results}: nothing could be checked, so nothing is verified; the runs are not here")
     if answers["DIFFERS"]:
         raise UserError(f"{options.results}: {answers['DIFFERS']} of the checks above do not match; see which, and why")

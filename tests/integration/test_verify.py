@@ -201,11 +201,14 @@ def test_rows_without_files_are_not_checked_and_the_others_are(results: Path) ->
     assert answers(results, "DIFFERS") == []
 
 
-def test_tables_alone_as_they_are_committed_are_not_called_checked(results: Path) -> None:
+def test_tables_alone_as_they_are_committed_are_not_called_checked(
+    results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     shutil.rmtree(results / "runs")
     found = list(verify(results))
     assert {finding.answer for finding in found} == {"not checked"}
-    assert main(["verify", str(results)]) == 0
+    assert main(["verify", str(results)]) == 2
+    assert "nothing could be checked, so nothing is verified" in capsys.readouterr().err
 
 
 def test_a_finished_run_that_is_in_no_table_is_named(results: Path) -> None:

@@ -78,7 +78,7 @@ def test_a_shipped_suite_has_a_line_for_every_claim(name: str) -> None:
         assert (claim.runs is None) or (claim.missing is None)
 
 
-@pytest.mark.parametrize("name", ["coco", "coco_tiny512", "coco_ablations"])
+@pytest.mark.parametrize("name", ["coco", "coco_three_seeds", "coco_tiny512", "coco_ablations"])
 def test_suites_of_the_paper_train_for_the_epochs_that_their_claims_are_about(name: str) -> None:
     suite = load_suite({**read_yaml(ROOT / f"config/{name}.yaml"), "coco_root": str(COCO)}, ROOT, name)
     sides = [side for claim in shipped(name).claims for side in claim.runs or () if side.epochs is not None]

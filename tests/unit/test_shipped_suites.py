@@ -28,9 +28,15 @@ def plan(name: str, **changes: object) -> Plan:
     return load_suite({**read_yaml(ROOT / f"config/{name}.yaml"), "coco_root": str(COCO), **changes}, ROOT, name)
 
 
-@pytest.mark.parametrize("name", ["coco", "coco_tiny512", "coco_released", "coco_detectron2"])
+@pytest.mark.parametrize("name", ["coco", "coco_three_seeds", "coco_tiny512", "coco_released", "coco_detectron2"])
 def test_a_suite_of_the_paper_is_complete(name: str) -> None:
     assert plan(name).suite.suite == name
+
+
+def test_each_side_of_a_claim_has_the_seeds_of_a_verdict() -> None:
+    suite = plan("coco_three_seeds")
+    assert {len(seeds) for seeds in suite.seeds.values()} == {3}
+    assert not suite.left_out
 
 
 def test_every_released_file_is_told_apart_by_the_checksum_in_its_name() -> None:
@@ -142,7 +148,7 @@ def test_the_small_scale_setting_differs_in_its_transforms_only(family: str) -> 
 
 
 def test_recipes_of_the_paper_train_with_a_total_batch_of_16() -> None:
-    for suite in ("coco", "coco_tiny512"):
+    for suite in ("coco", "coco_three_seeds", "coco_tiny512"):
         for run, recipe in plan(suite).recipes.items():
             assert recipe.training.batch_size == 16, run
             if "detr" in run:

@@ -142,9 +142,9 @@ class Tree:
 
     root: Path
 
-    def snakemake(self, *arguments: str) -> Outcome:
+    def snakemake(self, *arguments: str, cores: tuple[str, ...] = ("--cores", "1")) -> Outcome:
         done = subprocess.run(
-            [sys.executable, "-m", "snakemake", "--cores", "1", *arguments],
+            [sys.executable, "-m", "snakemake", *cores, *arguments],
             cwd=self.root,
             env={key: value for key, value in os.environ.items() if not key.startswith(("SNAKEMAKE", "PYTHONPATH"))},
             stdout=subprocess.PIPE,

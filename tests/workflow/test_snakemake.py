@@ -36,6 +36,11 @@ def test_editing_nothing_re_runs_nothing(tree: Tree) -> None:
     assert tree.plan("--config", "workers=3", "threads=2") == set()
 
 
+def test_unlocking_needs_no_cores(tree: Tree) -> None:
+    outcome = tree.snakemake("--unlock", cores=())
+    assert outcome.code == 0, outcome.text
+
+
 def test_adding_a_run_runs_that_run_only(tree: Tree) -> None:
     added = {"recipe": "first", "seeds": [0], "set": {"training.epochs": 2}}
     tree.write("config/demo.yaml", {**SUITE, "runs": {**SUITE["runs"], "longer": added}})

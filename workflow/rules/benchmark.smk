@@ -3,7 +3,7 @@ rule benchmark:
     log:
         "results/benchmarks/benchmark.log",
     localrule: True
-    threads: workflow.cores
+    threads: all_cores
     resources:
         gpu=min(SUITE.gpus, 1),
     params:

@@ -65,6 +65,11 @@ wildcard_constraints:
     seed=r"\d+",
 
 
+def all_cores(_wildcards):
+    """Every core of the call; `snakemake --unlock` has none, and asks for no job's threads."""
+    return workflow.cores
+
+
 def annotations(*splits):
     """Annotation files; those of a data set that is not drawn here never trigger by their age."""
     files = [str(PLAN.splits[split].annotations) for split in splits]

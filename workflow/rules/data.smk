@@ -10,7 +10,7 @@ if PLAN.dataset.kind == "shapes":
             LOGS / "draw.log",
         localrule: True
         # Everything else waits for it, so it takes every core.
-        threads: workflow.cores
+        threads: all_cores
         params:
             sdetr=SDETR,
         shell:

@@ -31,7 +31,7 @@ if SUITE.measure_attention:
         log:
             LOGS / "attention.log",
         # It measures time, so nothing else may run beside it.
-        threads: workflow.cores
+        threads: all_cores
         resources:
             gpu=min(SUITE.gpus, 1),
         params:

@@ -16,7 +16,7 @@ if SUITE.pretraining is not None:
         benchmark:
             LOGS / "pretrain.tsv"
         # Everything else waits for it, so it takes every core.
-        threads: workflow.cores
+        threads: all_cores
         resources:
             gpu=SUITE.gpus,
         params:

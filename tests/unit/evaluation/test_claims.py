@@ -156,6 +156,12 @@ def test_another_setting_than_the_papers_is_said(tmp_path: Path, images: int, ep
     assert row["rule"].endswith(f"; {departure}, so this is no verdict on the paper")
 
 
+@pytest.mark.parametrize("epochs", [149.1, 150.9])
+def test_a_training_that_counts_steps_need_not_end_on_a_whole_epoch(tmp_path: Path, epochs: float) -> None:
+    results = suite_folder(tmp_path / "mine", {"a": around(0.42), "b": around(0.4)}, images=5000, epochs=epochs)
+    assert claims(results, DIFFERENCE)["verdict"] == "reproduced"
+
+
 def test_runs_that_were_scored_at_different_batch_sizes_are_not_compared(tmp_path: Path) -> None:
     values = {"a": around(0.42), "b": around(0.4)}
     results = suite_folder(tmp_path / "mine", values, eval_batch_size={"a": 1, "b": 4}, **EPOCHS)
