@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import AnchorGenerator, RPNHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d, MultiScaleRoIAlign
@@ -51,6 +52,20 @@ class _KeepSize(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvision 
         return image, target
 
 
+class _ExactAnchors(AnchorGenerator):  # type: ignore[misc]  # torchvision has no types
+    """torchvision gives anchors the type of the features: in bfloat16 they would move by up to 4 pixels of 1000."""
+
+    def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
+        """float32, whatever the features; of these only type and size are read."""
+        anchors: list[Tensor] = super().forward(image_list, [feature[:, :1].float() for feature in feature_maps])
+        return anchors
+
+
+def _in_float32(_module: nn.Module, _inputs: Any, outputs: tuple[Any, Any]) -> tuple[Any, ...]:
+    """torchvision computes boxes, and rounds the true ones, in the type of what a head gives: a tensor, or one a level."""
+    return tuple([o.float() for o in given] if isinstance(given, list) else given.float() for given in outputs)
+
+
 class TorchvisionFasterRCNN(DetectorModule):
     """Labels 0..C-1 outside; inside, torchvision keeps 0 for the background.
 
@@ -69,7 +84,7 @@ class TorchvisionFasterRCNN(DetectorModule):
         levels = [str(i) for i in range(len(config.levels))]
         self.model = FasterRCNN(
             pyramid,
-            rpn_anchor_generator=AnchorGenerator(
+            rpn_anchor_generator=_ExactAnchors(
                 tuple((size,) for size in config.anchor_sizes), (config.anchor_ratios,) * len(config.anchor_sizes)
             ),
             rpn_head=rpn_head,
@@ -86,6 +101,8 @@ class TorchvisionFasterRCNN(DetectorModule):
             box_nms_thresh=config.nms_threshold,
             box_detections_per_img=config.detections_per_image,
         )
+        for head in (self.model.rpn.head, self.model.roi_heads.box_predictor):
+            head.register_forward_hook(_in_float32)
         self.model.transform = _KeepSize(0, 0, list(IMAGENET_MEAN), list(IMAGENET_STD))
 
     def loss(self, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:

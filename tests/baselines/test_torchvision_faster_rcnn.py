@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models.detection import fasterrcnn_resnet50_fpn, fasterrcnn_resnet50_fpn_v2
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -12,6 +12,7 @@ from baselines.torchvision_faster_rcnn import TorchvisionFasterRCNN
 from sdetr.architectures import architecture
 from sdetr.detector import create_detector
 from sdetr.structures import Target
+from tests import small
 
 HEIGHT, WIDTH = 96, 160
 BUILDERS = {"build": fasterrcnn_resnet50_fpn, "build_v2": fasterrcnn_resnet50_fpn_v2}
@@ -103,3 +104,28 @@ def test_version_2_learns_its_batch_norm_but_in_the_frozen_levels() -> None:
     frozen = ("model.backbone.body.conv1", "model.backbone.body.bn1", "model.backbone.body.layer1.")
     assert trained == {name for name in every if not name.startswith(frozen)}
     assert not any(isinstance(module, FrozenBatchNorm2d) for module in detector.modules())
+
+
+@torch.no_grad()
+def test_bfloat16_rounds_no_box() -> None:
+    torch.manual_seed(0)
+    detector = create_detector(small.recipe("demo_faster_rcnn").detector, 5).train()
+    assert isinstance(detector, TorchvisionFasterRCNN)
+    seen: dict[str, list[Tensor]] = {}
+    detector.model.rpn.anchor_generator.register_forward_hook(lambda _m, _i, out: seen.update(anchors=out))
+    detector.model.roi_heads.register_forward_pre_hook(lambda _m, given: seen.update(proposals=given[1]))
+    detector.model.roi_heads.box_roi_pool.register_forward_pre_hook(lambda _m, given: seen.update(sampled=given[1]))
+    size = (64, 1000)
+    boxes = torch.tensor([[701.3, 3.7, 897.7, 60.2]])
+    label = torch.ones(1, dtype=torch.int64)
+    target = Target(boxes, label, torch.ones(1), torch.zeros_like(label), 0, size, size)
+    found = {}
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            losses = detector.loss([torch.rand(3, *size)], [target])
+        assert {value.dtype for value in losses.values()} == {torch.float32}
+        found[enabled] = dict(seen)
+    assert torch.equal(found[True]["anchors"][0], found[False]["anchors"][0])
+    assert found[True]["proposals"][0].dtype == torch.float32
+    # The true boxes are among the samples of the head, to the last bit.
+    assert bool((found[True]["sampled"][0] == boxes).all(-1).any())
