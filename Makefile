@@ -13,7 +13,7 @@ help:
 	@echo "make test     run the tests"
 	@echo "make check    run the static checks"
 	@echo "make setup    only build the environment in .venv"
-	@echo "make schemas  write workflow/schemas anew from the models"
+	@echo "make schemas  write workflow/schemas and docs/keys.md anew from the models"
 	@echo "make clean    remove .venv and the caches; data and results stay"
 
 setup: $(READY)
@@ -39,7 +39,8 @@ check: $(READY)
 	$(RUN) pytest tests/workflow/test_lint.py
 
 schemas: $(READY)
-	.venv/bin/python -c "from pathlib import Path; from sdetr.suite import write_schemas; write_schemas(Path('workflow/schemas'))"
+	.venv/bin/python -c "from pathlib import Path; from sdetr.suite import write_keys, write_schemas; \
+	    write_schemas(Path('workflow/schemas')); write_keys(Path('docs/keys.md'))"
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -37,8 +37,12 @@ class StatedClaim(Config):
 class ClaimSide(Config):
     """One side of a comparison: a row of ``config/published.csv``, or the epochs of what was never published."""
 
-    row: Name | None = None
-    epochs: PositiveInt | None = None
+    row: Name | None = Field(
+        default=None, description="row of `config/published.csv` that the claim is about; null: none was published"
+    )
+    epochs: PositiveInt | None = Field(
+        default=None, description="epochs of training, where no row says them; null where there is a row"
+    )
 
     @model_validator(mode="after")
     def _one_of_them(self) -> ClaimSide:
@@ -50,27 +54,32 @@ class ClaimSide(Config):
 class DifferenceClaim(StatedClaim):
     """A detector has more of a metric than another."""
 
-    kind: Literal["difference"]
-    metric: PublishedMetric
+    kind: Literal["difference"] = Field(description="which kind of claim it is")
+    metric: PublishedMetric = Field(
+        description="what the first has more of: AP over all, at one IoU, or of small, medium or large objects"
+    )
     claimed: Annotated[PositiveFloat, Field(le=100)] | None = Field(
         description="points of 0..100; null: better, without a size"
     )
-    first: ClaimSide
-    second: ClaimSide
+    first: ClaimSide = Field(description="the detector that is said to be better")
+    second: ClaimSide = Field(description="the one that it is compared with")
 
 
 class CostClaim(StatedClaim):
     """A detector takes less of something than another; the quantity is a column of ``detectors.csv``."""
 
-    kind: Literal["cost"]
-    quantity: CostQuantity
+    kind: Literal["cost"] = Field(description="which kind of claim it is")
+    quantity: CostQuantity = Field(description="column of `detectors.csv` that the first has less of")
 
 
 class AttentionClaim(StatedClaim):
     """Something about the cost of the authors' self-attention is lower than a value; no run of a suite is needed."""
 
-    kind: Literal["attention_cost"]
-    quantity: AttentionQuantity
+    kind: Literal["attention_cost"] = Field(description="which kind of claim it is")
+    quantity: AttentionQuantity = Field(
+        description="time or memory; its exponent in the number of tokens, or its ratio of one head to eight; of "
+        "which attention; of the forward pass alone, or with the backward pass"
+    )
     no_effect: PositiveFloat = Field(description="what it would be if the claim held nothing")
     claimed: PositiveFloat | None = Field(description="what it is said to be; null: lower, without a size")
 
@@ -85,9 +94,9 @@ Claim = Annotated[DifferenceClaim | CostClaim | AttentionClaim, Field(discrimina
 
 
 class Claims(Config):
-    """``config/claims.yaml``."""
+    """What the paper claims, all of it: ``config/claims.yaml``."""
 
-    claims: Annotated[dict[Name, Claim], Field(min_length=1)]
+    claims: Annotated[dict[Name, Claim], Field(min_length=1)] = Field(description="the claims by name")
 
 
 class ClaimRun(Config):

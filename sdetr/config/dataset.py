@@ -14,19 +14,23 @@ from sdetr.errors import UserError
 class SplitPaths(Config):
     """One split in COCO's layout, relative to the data set's root."""
 
-    annotations: NonEmptyPath
-    images: NonEmptyPath
+    annotations: NonEmptyPath = Field(description="annotation file in COCO's format, relative to the root")
+    images: NonEmptyPath = Field(description="folder of the images, relative to the root")
 
 
 class CocoDataset(Config):
-    """A data set in COCO's layout. ``root: null`` means that the suite gives ``coco_root``."""
+    """A data set in COCO's layout."""
 
-    kind: Literal["coco"]
-    name: Name
-    root: NonEmptyPath | None
-    train: SplitPaths
-    val: SplitPaths
-    monitor: SplitPaths
+    kind: Literal["coco"] = Field(description="which kind of data set it is")
+    name: Name = Field(description="what figures and the report call it")
+    root: NonEmptyPath | None = Field(
+        description="folder of the data set; null: the suite or the command line gives `coco_root`"
+    )
+    train: SplitPaths = Field(description="images to train on")
+    val: SplitPaths = Field(description="images that the tables are scored on")
+    monitor: SplitPaths = Field(
+        description="images that the learning curve is scored on during training; may be a part of val"
+    )
 
     def split(self, name: Literal["train", "val", "monitor"]) -> SplitPaths:
         """Paths of a split, joined to the root."""
@@ -41,28 +45,31 @@ class CocoDataset(Config):
 class ShapesSplit(Config):
     """How many images a synthetic split has, and the seed that draws them."""
 
-    images: Annotated[Whole, Field(gt=0, le=10_000_000)]
-    seed: NonNegativeInt
+    images: Annotated[Whole, Field(gt=0, le=10_000_000)] = Field(description="how many are drawn")
+    seed: NonNegativeInt = Field(description="seed that they are drawn with; each split needs another")
 
 
 class ShapesDataset(Config):
-    """Synthetic scenes, drawn by ``sdetr.data.shapes`` into COCO's layout below ``root``.
+    """Synthetic scenes, drawn by ``sdetr.data.shapes`` into COCO's layout below ``root``."""
 
-    ``size_mix`` is the share of small, medium and large objects by COCO's own areas (box area below 32^2,
-    32^2 to 96^2, above 96^2 pixels); ``object_side`` bounds the sides of a box in pixels.
-    """
-
-    kind: Literal["shapes"]
-    name: Name
-    root: NonEmptyPath
-    image_size: Annotated[Whole, Field(ge=32, le=8192)]
-    objects_per_image: tuple[NonNegativeInt, Annotated[Whole, Field(gt=0, le=1000)]]
-    object_side: tuple[PositiveInt, PositiveInt]
-    size_mix: tuple[Probability, Probability, Probability]
-    train: ShapesSplit
-    val: ShapesSplit
-    monitor: ShapesSplit
-    pretraining: ShapesSplit
+    kind: Literal["shapes"] = Field(description="which kind of data set it is")
+    name: Name = Field(description="what figures and the report call it")
+    root: NonEmptyPath = Field(description="folder that it is drawn into; each data set has its own")
+    image_size: Annotated[Whole, Field(ge=32, le=8192)] = Field(description="pixels of either side of an image")
+    objects_per_image: tuple[NonNegativeInt, Annotated[Whole, Field(gt=0, le=1000)]] = Field(
+        description="fewest and most; an object that would hide too much of others is left out"
+    )
+    object_side: tuple[PositiveInt, PositiveInt] = Field(
+        description="shortest and longest side of an object's box, in pixels: at least 4, at most image_size"
+    )
+    size_mix: tuple[Probability, Probability, Probability] = Field(
+        description="shares of small, medium and large objects by COCO's own areas (box area below 32^2, 32^2 to "
+        "96^2, above 96^2 pixels); they add up to 1"
+    )
+    train: ShapesSplit = Field(description="images to train on")
+    val: ShapesSplit = Field(description="images that the tables are scored on")
+    monitor: ShapesSplit = Field(description="images that the learning curve is scored on during training")
+    pretraining: ShapesSplit = Field(description="images that a backbone is pretrained on, where a suite does so")
 
     @model_validator(mode="after")
     def _possible(self) -> ShapesDataset:

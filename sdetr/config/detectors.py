@@ -12,17 +12,21 @@ from sdetr.config.detectron2 import Detectron2FasterRCNNConfig
 
 
 class BackboneConfig(Config):
-    """A convolutional backbone with frozen batch norm.
+    """A convolutional backbone with frozen batch norm."""
 
-    ``small`` has 16-32-64-128 channels and levels ``layer1``..``layer3`` at strides 4, 8 and 16; the ResNets
-    are torchvision's, levels ``layer1``..``layer4`` at strides 4, 8, 16 and 32 (16 when dilated: DC5).
-    ``weights`` is ``none``, ``imagenet`` (torchvision's), ``suite`` (what the suite's ``pretraining`` made) or a file.
-    """
-
-    name: Literal["resnet50", "resnet101", "small"]
-    weights: Annotated[str, Field(min_length=1)]
-    dilation: bool
-    frozen: tuple[Literal["stem", "layer1", "layer2", "layer3", "layer4"], ...]
+    name: Literal["resnet50", "resnet101", "small"] = Field(
+        description="a ResNet of torchvision (levels `layer1` to `layer4` at strides 4, 8, 16 and 32), or a `small` "
+        "network of 16, 32, 64 and 128 channels (`layer1` to `layer3` at strides 4, 8 and 16); the "
+        "papers: `resnet50`"
+    )
+    weights: Annotated[str, Field(min_length=1)] = Field(
+        description="what it starts from: `none` (random), `imagenet` (torchvision's; the papers), `suite` (what "
+        "the suite's pretraining made) or the path of a file"
+    )
+    dilation: bool = Field(description="whether `layer4` has stride 16 in place of 32 (DC5); the paper: false")
+    frozen: tuple[Literal["stem", "layer1", "layer2", "layer3", "layer4"], ...] = Field(
+        description="parts that are not trained; the papers: `stem` and `layer1`"
+    )
 
     @model_validator(mode="after")
     def _levels_exist(self) -> BackboneConfig:
@@ -43,11 +47,21 @@ class BackboneConfig(Config):
 class StageConfig(Config):
     """One stage of the stack: an encoder over one backbone level and a decoder that reads it."""
 
-    level: Literal["layer1", "layer2", "layer3", "layer4"]
-    encoder_layers: Layers
-    encoder_heads: Size | None = Field(description="null where encoder_layers is 0")
-    decoder_layers: Annotated[Layers, Field(gt=0)]
-    decoder_heads: Size
+    level: Literal["layer1", "layer2", "layer3", "layer4"] = Field(
+        description="the backbone's level that the stage reads, from fine to coarse; the paper: `layer4`, then `layer3`"
+    )
+    encoder_layers: Layers = Field(
+        description="layers of self-attention over the level's tokens; 0 builds no encoder; the paper: 3 in each "
+        "stage (DETR: 6 in one)"
+    )
+    encoder_heads: Size | None = Field(
+        description="attention heads of each encoder layer; null where encoder_layers is 0; the paper: 8, then 1"
+    )
+    decoder_layers: Annotated[Layers, Field(gt=0)] = Field(
+        description="layers in which the queries read what the encoder gives; the paper: 3 in each stage (DETR: 6 "
+        "in one)"
+    )
+    decoder_heads: Size = Field(description="attention heads of each decoder layer; the papers: 8")
 
     @model_validator(mode="after")
     def _heads_belong_to_layers(self) -> StageConfig:
@@ -61,13 +75,25 @@ class StageConfig(Config):
 class SetLossConfig(Config):
     """Weights of the set loss and, separately, of the matching cost (DETR, section 3.1 and appendix A.2)."""
 
-    class_weight: NonNegativeFloat
-    l1_weight: NonNegativeFloat
-    giou_weight: NonNegativeFloat
-    no_object_weight: PositiveFloat
-    match_class_weight: NonNegativeFloat
-    match_l1_weight: NonNegativeFloat
-    match_giou_weight: NonNegativeFloat
+    class_weight: NonNegativeFloat = Field(
+        description="weight of the cross entropy of classes in the loss; the papers: 1"
+    )
+    l1_weight: NonNegativeFloat = Field(description="weight of the L1 distance of boxes in the loss; the papers: 5")
+    giou_weight: NonNegativeFloat = Field(
+        description="weight of 1 - generalized IoU of boxes in the loss; the papers: 2"
+    )
+    no_object_weight: PositiveFloat = Field(
+        description="weight of a query without an object in the cross entropy, where others have 1; the papers: 0.1"
+    )
+    match_class_weight: NonNegativeFloat = Field(
+        description="weight of the class's probability in the cost by which queries are matched; the papers: 1"
+    )
+    match_l1_weight: NonNegativeFloat = Field(
+        description="weight of the L1 distance of boxes in that cost; the papers: 5"
+    )
+    match_giou_weight: NonNegativeFloat = Field(
+        description="weight of the generalized IoU of boxes in that cost; the papers: 2"
+    )
     dense_weight: NonNegativeFloat = Field(
         description="weight of a training-only dense head on each encoder output; 0 (the papers) builds none"
     )
@@ -84,14 +110,29 @@ class SetLossConfig(Config):
 class StackedDETRConfig(Config):
     """SDETR, DETR and everything between: a backbone and a stack of stages."""
 
-    factory: Literal["sdetr.models.stacked:build", "baselines.detr:build"]
-    backbone: BackboneConfig
-    stages: Annotated[tuple[StageConfig, ...], Field(min_length=1, max_length=100)]
-    width: Size
-    feedforward_width: Size
-    queries: Size
-    dropout: Annotated[Real, Field(ge=0, lt=1)]
-    norm: Literal["post", "pre"]
+    factory: Literal["sdetr.models.stacked:build", "baselines.detr:build"] = Field(
+        description="the function that builds it; `baselines.detr:build` takes one stage, no more"
+    )
+    backbone: BackboneConfig = Field(
+        description="the convolutional network whose levels the stages read; its batch norm is frozen"
+    )
+    stages: Annotated[tuple[StageConfig, ...], Field(min_length=1, max_length=100)] = Field(
+        description="the stack, first to last: each is an encoder over one level, and a decoder; DETR has one, the "
+        "paper two"
+    )
+    width: Size = Field(
+        description="channels of tokens and queries: a multiple of 4 and of each number of heads; the papers: 256"
+    )
+    feedforward_width: Size = Field(
+        description="channels between the two linear layers of a feed-forward block; the papers: 2048"
+    )
+    queries: Size = Field(description="object queries: how many objects can be found in an image; the papers: 100")
+    dropout: Annotated[Real, Field(ge=0, lt=1)] = Field(
+        description="share of the activations that training drops in encoders and decoders; the papers: 0.1"
+    )
+    norm: Literal["post", "pre"] = Field(
+        description="layer norm after each residual sum (`post`, the papers), or before each block (`pre`)"
+    )
     hand_over: Literal["decoder_output", "zeros"] | None = Field(
         description="where the decoder of a later stage starts: the last output of the stage before (the paper), or "
         "zeros; null with one stage"
@@ -110,7 +151,9 @@ class StackedDETRConfig(Config):
         description="torch's scaled_dot_product_attention, or softmax(QK^T / sqrt(d)) V with its matrix built: the "
         "same function at another cost"
     )
-    position_temperature: PositiveFloat
+    position_temperature: PositiveFloat = Field(
+        description="temperature of the sine position encoding: its longest wave grows with it; the papers: 10000"
+    )
     pad_multiple: Size = Field(
         description="in training, height and width of a padded batch are multiples of so many pixels; 1 pads to the "
         "largest image, as the papers do"
@@ -119,7 +162,9 @@ class StackedDETRConfig(Config):
         description="torch.compile of backbone and stages in training, by its mode; reduce-overhead makes CUDA graphs. "
         "Each shape of a batch is compiled: pad_multiple bounds how many there are"
     )
-    loss: SetLossConfig
+    loss: SetLossConfig = Field(
+        description="weights of the set loss, and of the cost that decides which query stands for which object"
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> StackedDETRConfig:
@@ -180,22 +225,35 @@ class TorchvisionFasterRCNNConfig(Config):
     the RPN's.
     """
 
-    factory: Literal["baselines.torchvision_faster_rcnn:build", "baselines.torchvision_faster_rcnn:build_v2"]
-    backbone: BackboneConfig
-    levels: Annotated[tuple[Literal["layer1", "layer2", "layer3", "layer4"], ...], Field(min_length=1)]
-    pyramid_width: Size
-    head_width: Size
+    factory: Literal["baselines.torchvision_faster_rcnn:build", "baselines.torchvision_faster_rcnn:build_v2"] = Field(
+        description="`build` is version 1, `build_v2` version 2"
+    )
+    backbone: BackboneConfig = Field(
+        description="the convolutional network below the pyramid; its batch norm is frozen in version 1, and learns "
+        "in version 2"
+    )
+    levels: Annotated[tuple[Literal["layer1", "layer2", "layer3", "layer4"], ...], Field(min_length=1)] = Field(
+        description="the backbone's levels that the pyramid is built on"
+    )
+    pyramid_width: Size = Field(description="channels of each level of the pyramid; torchvision's: 256")
+    head_width: Size = Field(description="channels of the box head's linear layers; torchvision's: 1024")
     anchor_sizes: Annotated[
         tuple[PositiveInt, ...], Field(min_length=2, description="pixels; one per level, and one for the pooled top")
     ]
-    anchor_ratios: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
-    proposals_train: PositiveInt
-    proposals_test: PositiveInt
+    anchor_ratios: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = Field(
+        description="height / width of the anchors; each place has one anchor of each"
+    )
+    proposals_train: PositiveInt = Field(
+        description="proposals in training: the most of each level before suppression, and of an image after it"
+    )
+    proposals_test: PositiveInt = Field(description="the same in testing")
     rpn_samples: PositiveInt = Field(description="anchors an image that the RPN loss samples")
     head_samples: PositiveInt = Field(description="proposals an image that the head's loss samples")
-    score_threshold: Probability
-    nms_threshold: Probability
-    detections_per_image: PositiveInt
+    score_threshold: Probability = Field(description="detections of a lower score are dropped")
+    nms_threshold: Probability = Field(
+        description="of two detections of a class whose IoU is larger, the one of lower score is dropped"
+    )
+    detections_per_image: PositiveInt = Field(description="the most that are kept, by score; COCO scores 100")
 
     @model_validator(mode="after")
     def _fits(self) -> TorchvisionFasterRCNNConfig:
@@ -212,8 +270,13 @@ class TorchvisionFasterRCNNConfig(Config):
 class CustomDetectorConfig(Config):
     """Any other detector: ``factory`` is ``module:function``, called with ``options`` (see ``sdetr.detector``)."""
 
-    factory: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
-    options: dict[str, Any]
+    factory: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] = Field(
+        description="`module:function`: what builds the detector, here or in any package that is installed"
+    )
+    options: dict[str, Any] = Field(
+        description="whatever the factory needs; `sdetr.models.pretraining:build` takes one, `backbone`, a "
+        "backbone's name"
+    )
 
 
 def _detector_kind(value: Any) -> str:

@@ -18,22 +18,26 @@ Percent = Annotated[Real, Field(ge=0, le=100)]
 
 
 class PublishedRow(Config):
-    """A row of ``config/published.csv``; AP in percent, as printed in the source; None where it is not given there."""
+    """A row of ``config/published.csv``, as printed in its source; null, an empty cell, where that does not say."""
 
-    row: Name
-    model: Annotated[str, Field(min_length=1)]
-    epochs: PositiveInt | None
-    eval_batch_size: PositiveInt | None
-    gflops: PositiveFloat | None
-    images_per_second_v100: PositiveFloat | None
-    parameters_millions: PositiveFloat | None
-    AP: Percent
-    AP50: Percent | None
-    AP75: Percent | None
-    APs: Percent | None
-    APm: Percent | None
-    APl: Percent | None
-    source: Annotated[str, Field(min_length=1)]
+    row: Name = Field(description="name by which suites and claims call the row")
+    model: Annotated[str, Field(min_length=1)] = Field(description="what tables call it")
+    epochs: PositiveInt | None = Field(description="epochs of training")
+    eval_batch_size: PositiveInt | None = Field(description="images per batch when it was scored")
+    gflops: PositiveFloat | None = Field(description="GFLOPs of an image, as printed")
+    images_per_second_v100: PositiveFloat | None = Field(
+        description="images per second in testing on a V100, as printed"
+    )
+    parameters_millions: PositiveFloat | None = Field(description="parameters in millions, as printed")
+    AP: Percent = Field(description="AP, the mean over IoU 0.5 to 0.95, in percent")
+    AP50: Percent | None = Field(description="AP at IoU 0.5, in percent")
+    AP75: Percent | None = Field(description="AP at IoU 0.75, in percent")
+    APs: Percent | None = Field(description="AP of small objects, in percent")
+    APm: Percent | None = Field(description="AP of medium objects, in percent")
+    APl: Percent | None = Field(description="AP of large objects, in percent")
+    source: Annotated[str, Field(min_length=1)] = Field(
+        description="where the numbers are printed, and what is known of how they were made"
+    )
 
 
 class Comparison(Config):

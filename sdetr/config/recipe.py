@@ -25,14 +25,20 @@ from sdetr.config.detectors import DetectorConfig
 class ShortestSide(Config):
     """Resize so that the shorter side is one of ``shortest`` and the longer at most ``longest`` (aspect kept)."""
 
-    shortest: Annotated[tuple[Size, ...], Field(min_length=1)]
-    longest: Size | None
+    shortest: Annotated[tuple[Size, ...], Field(min_length=1)] = Field(
+        description="pixels of the shorter side; of several, each image draws one"
+    )
+    longest: Size | None = Field(
+        description="most pixels of the longer side; the shorter gets fewer where that needs it; null: no limit"
+    )
 
 
 class Square(Config):
     """Resize to ``square`` x ``square`` pixels; the aspect ratio is not kept (the paper's small-scale setting)."""
 
-    square: Size
+    square: Size = Field(
+        description="pixels of either side; the aspect ratio is not kept (the paper's small-scale setting: 512)"
+    )
 
 
 Resize = ShortestSide | Square
@@ -41,10 +47,14 @@ Resize = ShortestSide | Square
 class CropConfig(Config):
     """DETR's random crop: with ``probability``, resize first, crop to sides of ``smallest``..``largest``."""
 
-    probability: Probability
-    resize_first: ShortestSide
-    smallest: Size
-    largest: Size
+    probability: Probability = Field(description="probability that a training image is cropped; the papers: 0.5")
+    resize_first: ShortestSide = Field(
+        description="the resize before the crop; the papers: 400, 500 or 600, without a longest"
+    )
+    smallest: Size = Field(
+        description="pixels that each side of the crop has at least, where the image has them; the papers: 384"
+    )
+    largest: Size = Field(description="pixels that each side of the crop has at most; the papers: 600")
 
     @model_validator(mode="after")
     def _ordered(self) -> CropConfig:
@@ -56,17 +66,21 @@ class CropConfig(Config):
 class TrainTransforms(Config):
     """Augmentation of a training image, in this order: flips, then either resize, or resize, crop, resize."""
 
-    horizontal_flip: Probability
-    vertical_flip: Probability
-    resize: Resize
-    crop: CropConfig | None
+    horizontal_flip: Probability = Field(description="probability of mirroring left and right; the papers: 0.5")
+    vertical_flip: Probability = Field(description="probability of mirroring top and bottom; the papers: 0")
+    resize: Resize = Field(
+        description="the last resize: the papers have shorter sides of 480, 512, ..., 800, and a longest of 1333"
+    )
+    crop: CropConfig | None = Field(description="DETR's random crop between the flips and the last resize; null: none")
 
 
 class Transforms(Config):
     """Training augmentation, and the one resize of a test image."""
 
-    train: TrainTransforms
-    test: Resize
+    train: TrainTransforms = Field(description="augmentation of a training image")
+    test: Resize = Field(
+        description="the one resize of a test image, so one shortest; the papers: 800, and a longest of 1333"
+    )
 
     @model_validator(mode="after")
     def _one_test_size(self) -> Transforms:
@@ -78,12 +92,19 @@ class Transforms(Config):
 class OptimizerConfig(Config):
     """AdamW or SGD; the backbone has its own learning rate."""
 
-    name: Literal["adamw", "sgd"]
-    learning_rate: PositiveFloat
-    backbone_learning_rate: NonNegativeFloat
-    weight_decay: NonNegativeFloat
-    momentum: Annotated[Real, Field(ge=0, lt=1)] | None = Field(description="SGD's; null for AdamW")
-    clip_norm: PositiveFloat | None = Field(description="largest gradient norm; null does not clip")
+    name: Literal["adamw", "sgd"] = Field(description="AdamW (the papers), or SGD with momentum")
+    learning_rate: PositiveFloat = Field(
+        description="learning rate of everything but the backbone, before the schedule; not scaled with the batch; "
+        "the papers: 1e-4"
+    )
+    backbone_learning_rate: NonNegativeFloat = Field(
+        description="learning rate of the backbone, before the schedule; the papers: 1e-5"
+    )
+    weight_decay: NonNegativeFloat = Field(description="weight decay of every trained parameter; the papers: 1e-4")
+    momentum: Annotated[Real, Field(ge=0, lt=1)] | None = Field(description="momentum of SGD; null for AdamW")
+    clip_norm: PositiveFloat | None = Field(
+        description="largest norm of the gradient; null: it is not clipped; the papers: 0.1"
+    )
 
     @model_validator(mode="after")
     def _momentum_belongs_to_sgd(self) -> OptimizerConfig:
@@ -95,10 +116,14 @@ class OptimizerConfig(Config):
 class StepSchedule(Config):
     """Multiply the learning rate by ``factor`` at the start of each of ``drop_epochs`` (counted from 0)."""
 
-    kind: Literal["step"]
-    warmup_steps: NonNegativeInt
-    drop_epochs: tuple[PositiveInt, ...]
-    factor: PositiveFloat
+    kind: Literal["step"] = Field(description="which schedule it is")
+    warmup_steps: NonNegativeInt = Field(
+        description="steps in which the learning rate rises linearly to its full value; 0: none (the papers)"
+    )
+    drop_epochs: tuple[PositiveInt, ...] = Field(
+        description="epochs, counted from 0, at whose start the rate drops; the paper: 100, of 150"
+    )
+    factor: PositiveFloat = Field(description="what the rate is multiplied with at each drop; the papers: 0.1")
 
 
 class StepCountSchedule(Config):
@@ -107,11 +132,17 @@ class StepCountSchedule(Config):
     The first ``warmup_steps`` steps go linearly from ``warmup_factor`` to 1, as detectron2 warms up.
     """
 
-    kind: Literal["step_count"]
-    warmup_steps: NonNegativeInt
-    warmup_factor: Probability
-    drop_steps: tuple[PositiveInt, ...]
-    factor: PositiveFloat
+    kind: Literal["step_count"] = Field(description="which schedule it is")
+    warmup_steps: NonNegativeInt = Field(
+        description="steps in which the learning rate rises linearly to its full value; 0: none; detectron2: 1000"
+    )
+    warmup_factor: Probability = Field(
+        description="share of the learning rate that the first step has; detectron2: 0.001"
+    )
+    drop_steps: tuple[PositiveInt, ...] = Field(
+        description="steps after which the rate drops, in ascending order; detectron2's 3x: 210000 and 250000"
+    )
+    factor: PositiveFloat = Field(description="what the rate is multiplied with at each drop; detectron2: 0.1")
 
     @model_validator(mode="after")
     def _in_order(self) -> StepCountSchedule:
@@ -125,30 +156,45 @@ class StepCountSchedule(Config):
 class CosineSchedule(Config):
     """Linear warm-up, then a half cosine down to ``final_fraction`` of the learning rate."""
 
-    kind: Literal["cosine"]
-    warmup_steps: NonNegativeInt
-    final_fraction: Probability
+    kind: Literal["cosine"] = Field(description="which schedule it is")
+    warmup_steps: NonNegativeInt = Field(
+        description="steps in which the learning rate rises linearly to its full value; 0: none"
+    )
+    final_fraction: Probability = Field(description="share of the learning rate that is left at the end")
 
 
 Schedule = Annotated[StepSchedule | StepCountSchedule | CosineSchedule, Field(discriminator="kind")]
 
 
 class TrainingConfig(Config):
-    """Length, batch, precision. ``batch_size`` is the total over all processes."""
+    """How long a training is, and in which batches and precision."""
 
-    epochs: PositiveInt
+    epochs: PositiveInt = Field(
+        description="passes over the training images, each without its last incomplete batch; the paper: 150"
+    )
     max_steps: PositiveInt | None = Field(description="stop after this many steps; null runs all epochs")
-    batch_size: PositiveInt
-    precision: Literal["fp32", "bf16"]
-    channels_last: bool
-    checkpoint_minutes: PositiveFloat = Field(description="a checkpoint is also written at the end of each epoch")
+    batch_size: PositiveInt = Field(description="images of a step, over all GPUs together; the paper: 16")
+    precision: Literal["fp32", "bf16"] = Field(
+        description="32-bit floats, or bfloat16 where torch's autocast allows it; the authors' code: `fp32`"
+    )
+    channels_last: bool = Field(
+        description="whether weights, and so features, lie in memory pixel by pixel (torch's channels_last), for speed"
+    )
+    checkpoint_minutes: PositiveFloat = Field(
+        description="minutes between checkpoints; one is also written at the end of each epoch"
+    )
 
 
 class EvaluationConfig(Config):
-    """How detections are made. AP of a padded detector depends on the batch size, so it is a column of every table."""
+    """How detections are made."""
 
-    batch_size: PositiveInt
-    precision: Literal["fp32", "bf16"]
+    batch_size: PositiveInt = Field(
+        description="images that are detected on together; SDETR and DETR pad them to one size, which moves AP: a "
+        "column of every table"
+    )
+    precision: Literal["fp32", "bf16"] = Field(
+        description="32-bit floats, or bfloat16 where torch's autocast allows it"
+    )
     monitor_epochs: PositiveInt = Field(
         description="score the monitor split every so many epochs, for the learning curve"
     )
@@ -162,12 +208,12 @@ class Recipe(Config):
     label_numbering: Literal["contiguous", "category_id"] = Field(
         description="contiguous: 0..C-1; category_id: the data set's ids, 91 classes on COCO, as released weights need"
     )
-    detector: DetectorConfig
-    transforms: Transforms
-    optimizer: OptimizerConfig
-    schedule: Schedule
-    training: TrainingConfig
-    evaluation: EvaluationConfig
+    detector: DetectorConfig = Field(description="the architecture; `factory` decides which keys there are")
+    transforms: Transforms = Field(description="what is done to an image before a detector sees it")
+    optimizer: OptimizerConfig = Field(description="how gradients become steps")
+    schedule: Schedule = Field(description="the learning rate over time; `kind` decides which keys there are")
+    training: TrainingConfig = Field(description="length, batch and precision of the training")
+    evaluation: EvaluationConfig = Field(description="how detections are made")
 
     @model_validator(mode="after")
     def _schedule_fits(self) -> Recipe:

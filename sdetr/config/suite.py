@@ -16,8 +16,8 @@ PublishedMetric = Literal["AP", "AP50", "AP75", "APs", "APm", "APl"]
 class PretrainingConfig(Config):
     """Pretraining of a backbone on the data set's ``pretraining`` split: the stand-in for ImageNet weights."""
 
-    recipe: Name
-    seed: NonNegativeInt
+    recipe: Name = Field(description="file in `config/recipes`, without .yaml")
+    seed: NonNegativeInt = Field(description="seed of the pretraining; one backbone serves all runs")
 
 
 class Checksum(NamedTuple):
@@ -76,7 +76,7 @@ class ReleasedConfig(Config):
 class ComparisonConfig(Config):
     """A row of ``config/published.csv`` that a run is held against, metric by metric."""
 
-    row: Name
+    row: Name = Field(description="row of `config/published.csv` that the run is held against")
     tolerance: Annotated[dict[PublishedMetric, PositiveFloat], Field(min_length=1)] = Field(
         description="largest difference, in points of 0..100, that still counts as agreement"
     )
@@ -85,8 +85,8 @@ class ComparisonConfig(Config):
 class ComparedRunsConfig(Config):
     """The runs of a suite that a claim of ``config/claims.yaml`` is measured on: it says that ``first`` is better."""
 
-    first: Name
-    second: Name
+    first: Name = Field(description="the run that the claim says is better")
+    second: Name = Field(description="the run that it is compared with")
 
     @model_validator(mode="after")
     def _differ(self) -> ComparedRunsConfig:
@@ -106,9 +106,14 @@ def _check_seeds(seeds: tuple[int, ...]) -> None:
 class RunConfig(Config):
     """A row of the tables per seed: a recipe, and dotted keys of it that this run sets otherwise."""
 
-    recipe: Name
-    seeds: Seeds
-    set: dict[str, Any] = Field(default_factory=dict)
+    recipe: Name = Field(description="file in `config/recipes`, without .yaml")
+    seeds: Seeds = Field(
+        description="a training and a row of `detectors.csv` for each; a verdict needs three; with released "
+        "weights: `[0]`"
+    )
+    set: dict[str, Any] = Field(
+        default_factory=dict, description="dotted keys of the recipe that this run sets otherwise"
+    )
     released: ReleasedConfig | None = Field(default=None, description="weights to evaluate instead of training")
     published: ComparisonConfig | None = Field(default=None, description="the published numbers of this run")
 
@@ -123,7 +128,7 @@ class RunConfig(Config):
 class AblationConfig(Config):
     """Another run of the suite with some keys set otherwise: it has the base's recipe, and a row of ablations.csv."""
 
-    base: Name
+    base: Name = Field(description="the run of this suite that is changed, an ablation or not")
     set: Annotated[dict[str, Any], Field(min_length=1)] = Field(
         description="dotted recipe keys; they come on top of those that the base sets"
     )
@@ -143,7 +148,7 @@ class ResultsFileConfig(Config):
     )
     model: Annotated[str, Field(min_length=1, description="the name that tables and figures show")]
     source: Annotated[str, Field(min_length=1, description="the program, its version, its configuration, its training")]
-    seeds: Seeds = (0,)
+    seeds: Seeds = Field(default=(0,), description="a row of `detectors.csv` for each")
     epochs: PositiveInt | None = Field(default=None, description="that the detector was trained for, if known")
     eval_batch_size: PositiveInt | None = Field(default=None, description="images per batch when it detected, if known")
     published: ComparisonConfig | None = Field(default=None, description="the published numbers of this run")
@@ -177,10 +182,13 @@ AnyRun = Annotated[
 class Suite(Config):
     """What one call of Snakemake does."""
 
-    suite: Name
-    description: Annotated[str, Field(min_length=1)]
-    dataset: Name
-    coco_root: NonEmptyPath | None = None
+    suite: Name = Field(description="its name: what it makes is in `results/<suite>`")
+    description: Annotated[str, Field(min_length=1)] = Field(description="what the report says of it")
+    dataset: Name = Field(description="file in `config/datasets`, without .yaml")
+    coco_root: NonEmptyPath | None = Field(
+        default=None,
+        description="folder of a data set in COCO's layout whose own root is null; null: the data set says it",
+    )
     gpus: NonNegativeInt = Field(
         description="GPUs that a training or a prediction takes, with a process for each; 0 runs on the CPU"
     )
@@ -188,7 +196,10 @@ class Suite(Config):
     workers: NonNegativeInt = Field(
         description="processes that load images, for all GPUs of a training together; 0 loads in the training process"
     )
-    pretraining: PretrainingConfig | None
+    pretraining: PretrainingConfig | None = Field(
+        description="pretraining of a backbone on a synthetic data set, for recipes whose backbone.weights is "
+        "`suite`; null: none"
+    )
     measure_attention: bool = Field(
         description="measure here what self-attention costs, by tokens and heads; about a minute on a CPU"
     )
@@ -206,4 +217,6 @@ class Suite(Config):
         default_factory=dict,
         description="runs that claims of config/claims.yaml are measured on; others are not measured",
     )
-    runs: Annotated[dict[Name, AnyRun], Field(min_length=1)]
+    runs: Annotated[dict[Name, AnyRun], Field(min_length=1)] = Field(
+        description="the runs by name; each is a recipe, an ablation or a results file"
+    )

@@ -72,13 +72,14 @@ def write_schemas(folder: Path) -> None:
 
 def schemas() -> dict[str, dict[str, Any]]:
     """JSON schemas by name, made from the models."""
-    made = {
-        "suite": Suite.model_json_schema(),
-        "recipe": Recipe.model_json_schema(),
-        "dataset": TypeAdapter[Any](DatasetConfig).json_schema(),
-        "claims": Claims.model_json_schema(),
-    }
-    return {name: _with_standard_bounds(schema) for name, schema in made.items()}
+    files = {"suite": Suite, "recipe": Recipe, "dataset": DatasetConfig, "claims": Claims}
+    return {name: schema_of(type_) for name, type_ in files.items()}
+
+
+def schema_of(type_: Any) -> dict[str, Any]:
+    """The JSON schema of a model, or of any type that a field of one can have."""
+    schema: dict[str, Any] = _with_standard_bounds(TypeAdapter(type_).json_schema())
+    return schema
 
 
 def _with_standard_bounds(part: Any) -> Any:
