@@ -32,6 +32,7 @@ from sdetr.config import (
 )
 from sdetr.data.coco import CocoImages
 from sdetr.detector import DetectorModule, create_detector
+from sdetr.engine.checkpoint import save_tensors
 from sdetr.errors import UserError
 from sdetr.evaluation.cost import trainable_parameters
 from sdetr.files import atomic_path, sha256, write_json
@@ -150,8 +151,8 @@ def convert_run(
         check_checksum(weights, released.checksum, remedy)
     num_classes = CocoImages(dataset.split("val"), recipe.label_numbering).label_map.num_classes
     detector = load_released(recipe, num_classes, weights, released.batch_norm_epsilon)
-    with atomic_path(folder / "weights.pt") as temporary:
-        torch.save(detector.state_dict(), temporary)
+    with atomic_path(folder / "weights.pt") as temporary, temporary.open("wb") as file:
+        save_tensors(detector.state_dict(), file)
     write_json(
         folder / "train.json",
         {

@@ -114,10 +114,10 @@ def _random_side(side: int, smallest: int, largest: int, rng: np.random.Generato
 
 
 def resized_size(size: tuple[int, int], shortest_side: int, longest_side: int | None) -> tuple[int, int]:
-    """Height and width after `resize`, rounded as the reference rounds them."""
+    """Height and width after `resize`, rounded as the reference rounds them; at least a pixel each."""
     shorter, longer = min(size), max(size)
     if longest_side is not None and longer / shorter * shortest_side > longest_side:
-        shortest_side = round(longest_side * shorter / longer)
+        shortest_side = max(1, round(longest_side * shorter / longer))
     if shorter == shortest_side:
         return size
     height, width = size

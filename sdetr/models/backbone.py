@@ -22,14 +22,22 @@ _RESNET_STEM = ("conv1", "bn1")
 
 
 class Backbone(nn.Module):
-    """A stem and levels ``layer1``, ``layer2``, ...; frozen statistics, so no result depends on the rest of a batch."""
+    """A stem and levels ``layer1``, ``layer2``, ...; frozen statistics, so no result depends on the rest of a batch.
 
-    def __init__(self, stem: nn.Module, levels: dict[str, nn.Module], channels: dict[str, int]) -> None:
+    Attributes:
+        channels: of each level.
+        strides: pixels from one place of a level to the next.
+    """
+
+    def __init__(
+        self, stem: nn.Module, levels: dict[str, nn.Module], channels: dict[str, int], strides: dict[str, int]
+    ) -> None:
         super().__init__()
         self.stem = stem
         for name, module in levels.items():
             self.add_module(name, module)
         self.channels = channels
+        self.strides = strides
 
     def drop_beyond(self, wanted: frozenset[str]) -> None:
         """Remove the levels beyond the last of ``wanted``, so that no parameter is trained or counted in vain."""
@@ -97,14 +105,18 @@ def small_backbone(norm: type[nn.Module]) -> Backbone:
     for number, outputs in enumerate(widths, start=1):
         levels[f"layer{number}"] = SmallBlock(inputs, outputs, norm)
         inputs = outputs
-    return Backbone(first, levels, dict(zip(levels, widths, strict=True)))
+    strides = {f"layer{number}": 2 ** (number + 1) for number in range(1, 4)}
+    return Backbone(first, levels, dict(zip(levels, widths, strict=True)), strides)
 
 
 def _resnet(name: str, norm: type[nn.Module], dilation: bool) -> Backbone:
     resnet = new_resnet(name, norm, dilation)
     expansion = resnet.fc.in_features // 512
     channels = {f"layer{i}": 64 * expansion * 2 ** (i - 1) for i in range(1, 5)}
-    return Backbone(Stem(resnet), {level: getattr(resnet, level) for level in channels}, channels)
+    strides = {f"layer{i}": 2 ** (i + 1) for i in range(1, 5)}
+    if dilation:
+        strides["layer4"] = strides["layer3"]
+    return Backbone(Stem(resnet), {level: getattr(resnet, level) for level in channels}, channels, strides)
 
 
 def new_backbone(name: str, norm: type[nn.Module], dilation: bool = False) -> Backbone:

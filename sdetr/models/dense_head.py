@@ -28,7 +28,7 @@ class DenseHead(nn.Module):
         # A token rarely lies in an object of a given class: start near probability 0.01, as RetinaNet does.
         nn.init.constant_(self.classifier.bias, -4.6)
 
-    def forward(self, memory: Tensor, grid: tuple[int, int], padded: tuple[int, int], targets: list[Target]) -> Tensor:
+    def forward(self, memory: Tensor, grid: tuple[int, int], stride: int, targets: list[Target]) -> Tensor:
         """The loss, a scalar: focal loss of classes plus L1 and generalized IoU losses of boxes, per object token.
 
         Tokens whose centre is padding take no part. Where several processes share a batch, the mean over them is the
@@ -37,12 +37,11 @@ class DenseHead(nn.Module):
         Args:
             memory: (B, h * w, width).
             grid: (h, w), the feature map's size in tokens.
-            padded: (H, W), the padded images' size in pixels.
+            stride: pixels from one token to the next.
             targets: B of them.
         """
         sizes = memory.new_tensor([[target.size[1], target.size[0]] for target in targets])
-        stretch = memory.new_tensor([[padded[1] / target.size[1], padded[0] / target.size[0]] for target in targets])
-        centres = _centres(grid, memory) * stretch[:, None]
+        centres = _centres(grid, stride, memory) / sizes[:, None]
         owner, labels, boxes = zip(*map(_assign, centres, targets, sizes), strict=True)
         inside = torch.stack(owner)
         wanted = F.one_hot(torch.stack(labels), self.classifier.out_features) * inside[..., None]
@@ -62,9 +61,9 @@ class DenseHead(nn.Module):
         return loss
 
 
-def _centres(grid: tuple[int, int], like: Tensor) -> Tensor:
-    """(h * w, 2): x, y of each token's centre as fractions of the whole grid."""
-    y, x = ((torch.arange(n, device=like.device) + 0.5) / n for n in grid)
+def _centres(grid: tuple[int, int], stride: int, like: Tensor) -> Tensor:
+    """(h * w, 2): x, y of each token's centre in pixels."""
+    y, x = ((torch.arange(n, device=like.device) + 0.5) * stride for n in grid)
     return torch.stack((x.repeat(grid[0]), y.repeat_interleave(grid[1])), dim=1)
 
 

@@ -33,6 +33,8 @@ def dropout(x: Tensor, probability: float, training: bool) -> Tensor:
     if not training or probability == 0 or x.device.type != "cpu":
         return F.dropout(x, probability, training)
     dropped = round(probability * _LEVELS)
+    if dropped in (0, _LEVELS):  # 16 bits are too few for such a probability
+        return F.dropout(x, probability, training)
     draw = random_int16 if torch.compiler.is_compiling() else _random_int16
     # int16 counts from -32768.
     kept = draw(x.numel()).view(x.shape) >= dropped - _LEVELS // 2

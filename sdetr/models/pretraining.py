@@ -6,6 +6,7 @@ in. What it learned is then frozen into `FrozenBatchNorm2d` and handed to every 
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from sdetr.config import CustomDetectorConfig
@@ -35,13 +36,17 @@ class DensePretrainer(DetectorModule):
         """One dense loss per level."""
         batch = pad_shared_batch(self.normalize(images))
         features = self.backbone(batch.pixels, frozenset(self.levels))
-        padded = (batch.pixels.shape[-2], batch.pixels.shape[-1])
-        return {
-            f"loss_dense_{level}": self.heads[level](
-                feature.flatten(2).transpose(1, 2), (feature.shape[-2], feature.shape[-1]), padded, targets
-            )
-            for level, feature in features.items()
-        }
+        # As in the detectors, heads and losses are float32 whatever the precision of the layers.
+        with torch.autocast(batch.pixels.device.type, enabled=False):
+            return {
+                f"loss_dense_{level}": self.heads[level](
+                    feature.float().flatten(2).transpose(1, 2),
+                    (feature.shape[-2], feature.shape[-1]),
+                    self.backbone.strides[level],
+                    targets,
+                )
+                for level, feature in features.items()
+            }
 
     def detect(self, images: list[Tensor], original_sizes: Tensor) -> list[Detections]:  # noqa: ARG002
         """Refused: only the backbone is of use."""

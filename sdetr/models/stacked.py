@@ -80,9 +80,9 @@ class StackedDETR(DetectorModule):
                 name: weight * losses[name]
                 for name, weight in self.criterion.weight_dict(len(prediction.logits)).items()
             }
-            padded = (batch.pixels.shape[-2], batch.pixels.shape[-1])
             for i, (head, (memory, grid)) in enumerate(zip(self.dense_heads, memories, strict=False)):
-                terms[f"loss_dense_{i}"] = self.dense_weight * head(memory.float(), grid, padded, targets)
+                stride = self.backbone.strides[self.config.stages[i].level]
+                terms[f"loss_dense_{i}"] = self.dense_weight * head(memory.float(), grid, stride, targets)
         return terms
 
     def detect(self, images: list[Tensor], original_sizes: Tensor) -> list[Detections]:

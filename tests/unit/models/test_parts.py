@@ -129,26 +129,26 @@ def test_the_dense_head_asks_each_token_for_the_smallest_object_around_it() -> N
     memory = torch.zeros(1, 4, WIDTH)
     with torch.no_grad():
         head.classifier.bias.fill_(-10.0)
-        base = head(memory, (2, 2), size, [one])
+        base = head(memory, (2, 2), 4, [one])
         # Three tokens lie in object 1 alone and one in object 2: raising class 1 must help more than class 2.
         head.classifier.bias[1] = 0.0
-        right = head(memory, (2, 2), size, [one])
+        right = head(memory, (2, 2), 4, [one])
         head.classifier.bias[1], head.classifier.bias[2] = -10.0, 0.0
-        rare = head(memory, (2, 2), size, [one])
+        rare = head(memory, (2, 2), 4, [one])
     assert right < rare < base
 
 
 def test_padding_is_nothing_to_the_dense_head() -> None:
     torch.manual_seed(0)
-    size = (16, 8)
-    boxes, labels = torch.tensor([[0.0, 2.0, 8.0, 9.0], [3.0, 0.0, 8.0, 4.0]]), torch.tensor([1, 2])
+    size = (15, 7)  # no multiple of the stride
+    boxes, labels = torch.tensor([[0.0, 2.0, 7.0, 9.0], [3.0, 0.0, 7.0, 4.0]]), torch.tensor([1, 2])
     one = Target(boxes, labels, torch.ones(2), torch.zeros_like(labels), 0, size, size)
     head = DenseHead(WIDTH, 5)
     tokens = torch.randn(1, 4, 2, WIDTH)
     padded = torch.randn(1, 5, 4, WIDTH)
     padded[:, :4, :2] = tokens
-    expected = head(tokens.flatten(1, 2), (4, 2), size, [one])
-    torch.testing.assert_close(head(padded.flatten(1, 2), (5, 4), (20, 16), [one]), expected)
+    expected = head(tokens.flatten(1, 2), (4, 2), 4, [one])
+    torch.testing.assert_close(head(padded.flatten(1, 2), (5, 4), 4, [one]), expected)
 
 
 def test_the_second_stage_starts_from_the_first_and_gradient_flows_back() -> None:
