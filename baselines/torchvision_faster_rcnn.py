@@ -33,6 +33,7 @@ class PyramidBackbone(nn.Module):
         super().__init__()
         self.body = body
         self.levels = frozenset(levels)
+        body.drop_beyond(self.levels)
         channels = [body.channels[level] for level in body.channels if level in self.levels]
         self.fpn = FeaturePyramidNetwork(channels, width, extra_blocks=LastLevelMaxPool(), norm_layer=norm)
         self.out_channels = width

@@ -81,6 +81,17 @@ def create_detector(config: Config, num_classes: int) -> DetectorModule:
     return cast(DetectorModule, detector)
 
 
+def with_backbone_weights(config: Config, weights: str) -> Config:
+    """A detector's configuration with other weights for its backbone: ``none``, ``imagenet`` or a file.
+
+    A detector whose configuration names no backbone stays as it is.
+    """
+    backbone = getattr(config, "backbone", None)
+    if backbone is None:
+        return config
+    return config.model_copy(update={"backbone": backbone.model_copy(update={"weights": weights})})
+
+
 def build_detector(
     name: str,
     num_classes: int = 91,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import json
 import platform
 import re
 import shutil
@@ -30,6 +29,7 @@ from sdetr.errors import UserError
 from sdetr.jobs import backbone_file, run_inputs
 from sdetr.models.backbone import build_backbone, imagenet_weights
 from sdetr.released import check_checksum, load_released
+from sdetr.strict_json import read_json
 from sdetr.suite import PRETRAINING, Plan
 from sdetr.workload import (
     Data,
@@ -82,7 +82,7 @@ def examine(suite_file: Path, coco_root: Path | None, decode: int | None, with_m
     except UserError as error:
         yield Finding("ERROR", "suite", str(error))
         return
-    yield Finding("ok", "suite", f"{suite_file}: {len(plan.recipes)} runs on data set {plan.dataset.name}")
+    yield Finding("ok", "suite", f"{suite_file}: {len(plan.seeds)} runs on data set {plan.dataset.name}")
     for run, reason in plan.left_out.items():
         yield Finding("WARNING", f"run {run}", f"left out: {reason}")
     yield from _devices(plan)
@@ -134,9 +134,8 @@ def _driver() -> str:
         return "no NVIDIA driver"
     command = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    return (
-        f"NVIDIA driver {result.stdout.split()[0]}" if result.stdout.split() else "NVIDIA driver that does not answer"
-    )
+    version = result.stdout.split()
+    return f"NVIDIA driver {version[0] if version else 'that does not answer'}"
 
 
 def _devices(plan: Plan) -> Iterator[Finding]:
@@ -295,11 +294,9 @@ def _disk(data: Data) -> Iterator[Finding]:
         steps = planned_steps(recipe, data.count(load.split, recipe)) if load.split is not None else 0
         use = disk_use(detector, recipe, steps, data.count("val", recipe) if load.evaluated else 0)
         needed += (use.peak if load.split is not None else use.kept) * len(load.seeds)
-    folder = next(path for path in (data.plan.results, *data.plan.results.absolute().parents) if path.exists())
-    free = shutil.disk_usage(folder).free
-    text = (
-        f"all runs at once need at most {needed / 1e9:.2f} GB below {data.plan.results}, {free / 1e9:.2f} GB are free"
-    )
+    results = data.plan.results
+    free = shutil.disk_usage(next(path for path in (results, *results.absolute().parents) if path.exists())).free
+    text = f"all runs at once need at most {needed / 1e9:.2f} GB below {results}, {free / 1e9:.2f} GB are free"
     if free < needed:
         yield Finding("ERROR", "disk", f"{text}; free {(needed - free) / 1e9:.2f} GB more")
     else:
@@ -324,11 +321,7 @@ def _earlier_run(data: Data, load: Workload, seed: int) -> Iterator[Finding]:
     folder = load.folder(data.plan, seed)
     subject = f"run {load.run}, seed {seed}"
     if (folder / "train.json").exists():
-        if json.loads((folder / "train.json").read_text(encoding="utf-8")).get("recipe_sha256") == load.recipe.sha256():
-            yield Finding("ok", subject, "finished with this recipe")
-        else:
-            text = "finished with another recipe: `snakemake` will train it again and replace it; undo the change of "
-            yield Finding("WARNING", subject, text + "the recipe, or give the run another name, to keep it")
+        yield from _guarded(subject, partial(_finished, subject, folder / "train.json", load.recipe))
     if load.split is None or not any((folder / "checkpoints").glob("step_*.pt")):
         return
     if data.is_sample:
@@ -336,6 +329,17 @@ def _earlier_run(data: Data, load: Workload, seed: int) -> Iterator[Finding]:
         return
     paths = data.paths(load.split)
     yield from _guarded(subject, partial(_checkpoints, data.plan, load, seed, folder / "checkpoints", paths))
+
+
+def _finished(subject: str, train: Path, recipe: Recipe) -> Iterator[Finding]:
+    content = read_json(train)
+    if not isinstance(content, dict):
+        raise UserError(f"{train}: holds no object; delete it, and `snakemake` will train the run again")
+    if content.get("recipe_sha256") == recipe.sha256():
+        yield Finding("ok", subject, "finished with this recipe")
+    else:
+        text = "finished with another recipe: `snakemake` will train it again and replace it; undo the change of "
+        yield Finding("WARNING", subject, text + "the recipe, or give the run another name, to keep it")
 
 
 def _checkpoints(plan: Plan, load: Workload, seed: int, folder: Path, paths: SplitPaths) -> Iterator[Finding]:

@@ -20,7 +20,7 @@ from sdetr.config import Recipe, SplitPaths
 from sdetr.data.coco import CocoImages
 from sdetr.data.loader import steps_per_epoch
 from sdetr.detector import DetectorModule, create_detector
-from sdetr.engine.device import prepare_device
+from sdetr.engine.device import prepare_device, wait_for
 from sdetr.engine.distributed import share_of
 from sdetr.engine.log import clock
 from sdetr.engine.predict import predict
@@ -97,11 +97,13 @@ def estimate(plan: Plan, steps: int) -> Iterator[RunEstimate]:
     Raises:
         UserError: the data cannot be read, a step does not fit into memory, or no GPU is visible.
     """
+    if not (loads := workloads(plan)):
+        return
     suite = plan.suite
     device = prepare_device(suite.gpus, share_of(suite.threads, max(suite.gpus, 1)))
     _warn_if_busy()
     with readable_data(plan) as data:
-        for group in grouped(workloads(plan)).values():
+        for group in grouped(loads).values():
             burst, detector = _measure(group[0], data, device, steps)
             for load in group:
                 yield _run_estimate(load, data, burst, detector)
@@ -115,7 +117,7 @@ def _warn_if_busy() -> None:
 
 def _measure(load: Workload, data: Data, device: torch.device, steps: int) -> tuple[Burst, DetectorModule]:
     suite = data.plan.suite
-    recipe = part_of_one_gpu(without_pretrained_weights(load.recipe), suite.gpus)
+    recipe = part_of_one_gpu(_eager(without_pretrained_weights(load.recipe)), suite.gpus)
     images = data.images(load.images_of, recipe)
     seconds: list[float] = []
     detection, loading = 0.0, 0.0
@@ -139,14 +141,24 @@ def _measure(load: Workload, data: Data, device: torch.device, steps: int) -> tu
     return Burst(tuple(seconds), detection, loading), detector.cpu()
 
 
+def _compiles(recipe: Recipe) -> bool:
+    return getattr(recipe.detector, "compile", "none") != "none"
+
+
+def _eager(recipe: Recipe) -> Recipe:
+    """The recipe without `torch.compile`: the minutes that it takes for each new shape are no part of a mean step."""
+    if not _compiles(recipe):
+        return recipe
+    return recipe.model_copy(update={"detector": recipe.detector.model_copy(update={"compile": "none"})})
+
+
 def _timed_steps(trainer: Trainer, device: torch.device, steps: int) -> list[float]:
     batches = _endless(trainer)
     seconds = []
     for number in range(_WARM_UP_STEPS + steps):
         started = time.monotonic()
         trainer.train_step(next(batches))
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        wait_for(device)
         if number >= _WARM_UP_STEPS:
             seconds.append(time.monotonic() - started)
     batches.close()
@@ -226,6 +238,8 @@ def monitor_passes(recipe: Recipe, steps: int, per_epoch: int) -> int:
 
 def format_estimate(rows: Sequence[RunEstimate], plan: Plan) -> str:
     """A table of the runs with their sum, and what it assumes."""
+    if not rows:
+        return "Nothing is computed here: every run is a results file, which is only scored."
     header = ["run", "seeds", "steps", "s/step", "training h:m:s", "evaluation", "disk GB", "while training GB"]
     table = [header, *(_cells(row) for row in rows), _sum(rows)]
     widths = [max(len(line[column]) for line in table) for column in range(len(header))]
@@ -286,6 +300,11 @@ def _assumptions(rows: Sequence[RunEstimate], plan: Plan) -> list[str]:
         "evaluation: detections for the learning curve and at the end; "
         "scoring them takes up to a minute more each time.",
     ]
+    if compiled := [load.run for load in workloads(plan) if _compiles(load.recipe)]:
+        lines.append(
+            f"{', '.join(compiled)}: measured with detector.compile none; what compiling each shape of a batch "
+            "takes, and what it then saves, is not measured, and not in these times."
+        )
     if suite.gpus > 1:
         lines.append(
             "A step was measured on one GPU, with its part of the batch; what the GPUs tell each other in it is not "

@@ -19,9 +19,9 @@ from sdetr.attempts import Attempt, attempt
 from sdetr.config import CocoDataset, Recipe, ShapesDataset
 from sdetr.data.coco import CocoImages
 from sdetr.data.transforms import Sample, test_transform
-from sdetr.detector import DetectorModule, create_detector
+from sdetr.detector import DetectorModule, create_detector, with_backbone_weights
 from sdetr.engine.checkpoint import save_tensors
-from sdetr.engine.device import prepare_device
+from sdetr.engine.device import images_to_device, prepare_device
 from sdetr.engine.distributed import joined, share_of
 from sdetr.engine.log import write_curve
 from sdetr.engine.predict import Predictions, predict
@@ -33,8 +33,9 @@ from sdetr.evaluation.cost import device_name, gflops, peak_memory_gb, trainable
 from sdetr.evaluation.results_file import write_results
 from sdetr.files import atomic_path, sha256, write_json
 from sdetr.finished import forget, is_finished, place_for, put_in_place, start_over
-from sdetr.models.backbone import load_exactly, read_state_dict
+from sdetr.models.trained import trained_detector
 from sdetr.provenance import Record, git_commit
+from sdetr.structures import Batch
 from sdetr.suite.checks import BUILT_IN_WEIGHTS
 
 _PRETRAINED = ("backbone.pt",)
@@ -280,8 +281,9 @@ def predict_run(job: Job, weights: Path) -> None:
         device = _device(job, record)
         with stop.held():
             images = parallel.main_first(lambda: job.images("val"))
-            detector = _new_detector(job.recipe, images, 0, "none")
-            load_exactly(detector, read_state_dict(weights), weights)
+            # Should a detector draw numbers where it detects, it draws the same ones each time.
+            seed_step(0, 0)
+            detector = trained_detector(job.recipe, images.label_map.num_classes, weights)
             detector.to(device).to(memory_format=_layout(job.recipe))  # type: ignore[call-overload]
         predictions = predict(detector, job.recipe, images, device, _workers(job))
         parallel.on_main(partial(_write_predictions, job, detector, images, device, predictions))
@@ -320,10 +322,7 @@ def _write_predictions(
 
 def _new_detector(recipe: Recipe, images: CocoImages, seed: int, backbone_weights: str | None) -> DetectorModule:
     """The recipe's detector with weights drawn by ``seed``; ``backbone_weights`` replaces those of the recipe."""
-    config = recipe.detector
-    backbone = getattr(config, "backbone", None)
-    if backbone is not None and backbone_weights is not None:
-        config = config.model_copy(update={"backbone": backbone.model_copy(update={"weights": backbone_weights})})
+    config = recipe.detector if backbone_weights is None else with_backbone_weights(recipe.detector, backbone_weights)
     seed_step(seed, 0)
     return create_detector(config, images.label_map.num_classes)
 
@@ -390,8 +389,8 @@ def _standard_image(images: CocoImages, recipe: Recipe) -> Sample:
 @torch.no_grad()
 def _gflops(detector: DetectorModule, sample: Sample, device: torch.device) -> float:
     image, target = sample
-    pixels, size = image.to(device).float() / 255, torch.tensor([target.original_size], device=device)
-    return gflops(partial(detector.detect, [pixels], size))
+    pixels = images_to_device(Batch([image], [target]), device)
+    return gflops(partial(detector.detect, pixels, torch.tensor([target.original_size], device=device)))
 
 
 def _layout(recipe: Recipe) -> torch.memory_format:

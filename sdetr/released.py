@@ -31,7 +31,7 @@ from sdetr.config import (
     TorchvisionFasterRCNNConfig,
 )
 from sdetr.data.coco import CocoImages
-from sdetr.detector import DetectorModule, create_detector
+from sdetr.detector import DetectorModule, create_detector, with_backbone_weights
 from sdetr.engine.checkpoint import save_tensors
 from sdetr.errors import UserError
 from sdetr.evaluation.cost import trainable_parameters
@@ -199,8 +199,7 @@ def load_released(
         own = {f"model.{name}": value for name, value in released_state(config, source, where).items()}
     else:
         raise UserError(f"released: detector.factory {config.factory} has no released form that is known here")
-    empty = config.backbone.model_copy(update={"weights": "none"})
-    detector = create_detector(config.model_copy(update={"backbone": empty}), num_classes)
+    detector = create_detector(with_backbone_weights(config, "none"), num_classes)
     # Frozen batch norm counts no batches, but files that were saved from the learning one do.
     counters = {f"{name}.num_batches_tracked" for name in _frozen_norms(detector)}
     load_exactly(detector, {name: value for name, value in own.items() if name not in counters}, where)

@@ -17,7 +17,7 @@ from sdetr.config import CocoDataset, Recipe, ShapesDataset, SplitPaths, read_ya
 from sdetr.data.coco import CocoImages
 from sdetr.data.loader import steps_per_epoch
 from sdetr.data.shapes import draw_dataset
-from sdetr.detector import DetectorModule, create_detector
+from sdetr.detector import DetectorModule, create_detector, with_backbone_weights
 from sdetr.engine.distributed import check_batch_size
 from sdetr.engine.train import Trainer
 from sdetr.evaluation.cost import trainable_parameters
@@ -132,7 +132,7 @@ def readable_data(plan: Plan) -> Iterator[Data]:
     if not isinstance(dataset, ShapesDataset) or is_there(plan):
         yield Data(plan, dataset, is_sample=False)
         return
-    most = max(_SAMPLE, *(2 * load.recipe.training.batch_size for load in workloads(plan)))
+    most = max([_SAMPLE, *(2 * load.recipe.training.batch_size for load in workloads(plan))])
     splits = {}
     for name in plan.splits:
         split = getattr(dataset, name)
@@ -172,12 +172,7 @@ def disk_use(detector: nn.Module, recipe: Recipe, steps: int, val_images: int) -
 
 def without_pretrained_weights(recipe: Recipe) -> Recipe:
     """The recipe with a random backbone: as fast, as large, and no file is needed."""
-    detector = recipe.detector
-    backbone = getattr(detector, "backbone", None)
-    if backbone is None:
-        return recipe
-    detector = detector.model_copy(update={"backbone": backbone.model_copy(update={"weights": "none"})})
-    return recipe.model_copy(update={"detector": detector})
+    return recipe.model_copy(update={"detector": with_backbone_weights(recipe.detector, "none")})
 
 
 def part_of_one_gpu(recipe: Recipe, gpus: int) -> Recipe:

@@ -15,7 +15,7 @@ import torch
 from sdetr.config import CropConfig, Recipe, Resize, ShortestSide, Square
 from sdetr.data.coco import CocoImages
 from sdetr.data.transforms import resized_size
-from sdetr.engine.device import prepare_device
+from sdetr.engine.device import prepare_device, wait_for
 from sdetr.engine.train import Trainer
 from sdetr.errors import UserError
 from sdetr.evaluation.cost import peak_memory_gb
@@ -218,6 +218,5 @@ def _attempt(trainer: Trainer, batch: Batch, device: torch.device) -> Attempt:
             trainer.train_step(batch)
     except torch.OutOfMemoryError:
         return Attempt(len(batch.images), None, None)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    wait_for(device)
     return Attempt(len(batch.images), peak_memory_gb(device), time.monotonic() - started)

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from sdetr.engine.device import wait_for
+
 _OPERATORS = 15
 # What a program on the host calls to wait for the GPU.
 _WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
@@ -28,8 +30,7 @@ def profile_step(step: Callable[[], object], device: torch.device) -> list[dict[
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     with profile(activities=activities, acc_events=True) as profiler:
         step()
-        if on_gpu:
-            torch.cuda.synchronize(device)
+        wait_for(device)
     events = profiler.key_averages()
 
     def seconds(event: Any) -> float:

@@ -73,8 +73,10 @@ def benchmark(out: Path, device: torch.device, scale: Scale, seconds: float, top
             measured.append(row)
             _log.info("%s", _line(row))
             # An earlier row goes once there is one in its place: a call that fails leaves what it found.
-            rows = [row for row in rows if row["topic"] != topic] + measured
+            rows = [other for other in rows if _key(other) != _key(row)] + [row]
             _write(path, rows)
+        rows = [row for row in rows if row["topic"] != topic] + measured
+        _write(path, rows)
     draw_benchmark(path, path.with_suffix(".png"))
     if "training" in topics:
         profiled = profile_step(training_step("sdetr_r50", device, scale), device)
@@ -86,6 +88,11 @@ def benchmark(out: Path, device: torch.device, scale: Scale, seconds: float, top
 def file_name(device: torch.device) -> str:
     """The device's name in letters that every file system takes."""
     return re.sub(r"[^a-z0-9]+", "_", device_name(device).lower()).strip("_")
+
+
+def _key(row: dict[str, Any]) -> tuple[str, str, str]:
+    """What a row is about, whenever it was measured."""
+    return row["topic"], row["case"], row["project"]
 
 
 def _circumstances(device: torch.device, scale: Scale) -> dict[str, Any]:

@@ -47,6 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        # Without a file's name it is nothing that a user gave.
+        if error.filename is None:
+            raise
+        reason, path = error.strerror or type(error).__name__, error.filename2 or error.filename
+        print(f"error: {path}: cannot be used ({reason}); check the path, or give another", file=sys.stderr)
+        return 2
     except (Stopped, KeyboardInterrupt) as stopped:
         # Whoever reads these lines may have been stopped by the same signal.
         with suppress(OSError):
@@ -78,6 +85,3 @@ def _parser() -> argparse.ArgumentParser:
     ):
         group.add(commands)
     return parser
-
-
-Subparsers = argparse._SubParsersAction  # argparse names this type nowhere else

@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from sdetr.cli.common import Subparsers, add_command, positive
+from sdetr.cli.common import Subparsers, add_command, add_device
 
 _TOPICS = ("training", "input", "inference", "scoring", "pipeline")
 
@@ -17,8 +17,7 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
         commands, "benchmark", _benchmark, "measure this project against its peers here: <device>.csv and a picture"
     )
     command.add_argument("--out", type=Path, required=True, help="folder of the table and the picture")
-    command.add_argument("--gpus", type=int, choices=[0, 1], default=0, help="0: CPU (default)")
-    command.add_argument("--threads", type=positive, default=os.cpu_count(), help="CPU threads (default: all)")
+    add_device(command, threads=os.cpu_count() or 1)
     command.add_argument(
         "--seconds", type=float, default=20, help="for the rounds of a comparison, 3 at least (default 20)"
     )

@@ -45,6 +45,12 @@ def add_hardware(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_device(parser: argparse.ArgumentParser, threads: int) -> None:
+    """What a measurement in this process runs on; ``threads`` is the default."""
+    parser.add_argument("--gpus", type=int, choices=[0, 1], default=0, help="0: CPU (default)")
+    parser.add_argument("--threads", type=positive, default=threads, help=f"CPU threads (default {threads})")
+
+
 def job_of(options: argparse.Namespace) -> Job:
     """The job that the options describe."""
     from sdetr.config import read_dataset, read_recipe

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sdetr.cli.common import Subparsers, add_command, positive
+from sdetr.cli.common import Subparsers, add_command, not_negative, positive
 
 
 def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
@@ -24,16 +24,9 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
     for parser in (bootstrap, compare):
         parser.add_argument("--annotations", type=Path, required=True)
         parser.add_argument("--resamples", type=positive, default=1000, help="(default 1000)")
-        parser.add_argument("--seed", type=_natural, default=0, help="decides which images are drawn (default 0)")
+        parser.add_argument("--seed", type=not_negative, default=0, help="decides which images are drawn (default 0)")
     bootstrap.add_argument("--out", type=Path, required=True, help="file of NumPy arrays (.npz)")
     compare.add_argument("--out", type=Path, help="also write the numbers to this JSON file")
-
-
-def _natural(text: str) -> int:
-    """Argument type: a whole number from 0 on."""
-    if (number := int(text)) < 0:
-        raise argparse.ArgumentTypeError("must not be negative")
-    return number
 
 
 def _bootstrap(options: argparse.Namespace) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sdetr.cli.common import Subparsers, add_command, positive
+from sdetr.cli.common import Subparsers, add_command, not_negative, positive
 from sdetr.errors import UserError
 
 
@@ -22,7 +22,9 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
     prepare.add_argument("--verify", action="store_true", help="coco: only check the copy in --root; download nothing")
     check = add_command(commands, "check", _check, "check annotations and images of every split of a data set")
     check.add_argument("--dataset", type=Path, required=True)
-    check.add_argument("--decode", type=int, default=200, help="images of each split to decode in full (default 200)")
+    check.add_argument(
+        "--decode", type=not_negative, default=200, help="images of each split to decode in full (default 200)"
+    )
     check.add_argument("--out", type=Path, required=True, help="JSON file for what was counted")
 
 

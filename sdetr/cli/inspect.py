@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from sdetr.cli.common import Subparsers, add_command
+from sdetr.cli.common import Subparsers, add_command, add_device, not_negative
 
 
 def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
@@ -15,8 +15,7 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
         commands, "attention-cost", _attention_cost, "measure time and memory of self-attention here: about a minute"
     )
     attention.add_argument("--out", type=Path, required=True, help="attention.csv; attention_fit.csv goes beside it")
-    attention.add_argument("--gpus", type=int, choices=[0, 1], default=0, help="0: CPU (default)")
-    attention.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
+    add_device(attention, threads=1)
     attention.add_argument(
         "--seconds", type=float, default=10, help="for repeats; each case is repeated 3 times anyway (default 10)"
     )
@@ -33,7 +32,7 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
     qkva.add_argument("--image", type=int, help="id in the val split (default: the image with most small objects)")
     qkva.add_argument(
         "--token",
-        type=int,
+        type=not_negative,
         nargs=2,
         metavar=("ROW", "COLUMN"),
         help="from 0, in the last stage's grid (default: the middle of the smallest object)",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sdetr.cli.common import Subparsers, add_command
+from sdetr.cli.common import Subparsers, add_command, not_negative
 
 
 def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
@@ -33,7 +33,7 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
     adopt.add_argument("--annotations", type=Path, required=True)
     adopt.add_argument("--suite", required=True)
     adopt.add_argument("--run", required=True)
-    adopt.add_argument("--seed", type=int, required=True)
+    adopt.add_argument("--seed", type=not_negative, required=True)
     for parser in (fetch, convert, adopt):
         parser.add_argument("--out", type=Path, required=True)
 

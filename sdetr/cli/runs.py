@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from sdetr.cli.common import Subparsers, add_command, add_hardware, job_of
+from sdetr.cli.common import Subparsers, add_command, add_device, add_hardware, job_of, not_negative, positive
 
 
 def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
@@ -20,7 +20,7 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
     train.add_argument("--backbone-weights", type=Path, help="file for recipes that say backbone.weights: suite")
     for parser in (pretrain, train):
         parser.add_argument("--suite", required=True)
-        parser.add_argument("--seed", type=int, required=True)
+        parser.add_argument("--seed", type=not_negative, required=True)
         parser.add_argument("--fresh", action="store_true", help="start over; what was learnt in --out is deleted")
     predict = add_command(commands, "predict", _predict, "detect objects on the val split")
     predict.add_argument("--weights", type=Path, required=True)
@@ -33,10 +33,10 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
         commands, "precision", _precision, "measure which precision and memory layout trains fastest here"
     )
     precision.add_argument("recipes", type=Path, nargs="+")
-    precision.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), required=True)
-    precision.add_argument("--batch-size", type=int, required=True)
-    precision.add_argument("--steps", type=int, default=5, help="timed steps after one warm-up (default 5)")
-    add_hardware(precision)
+    precision.add_argument("--size", type=positive, nargs=2, metavar=("HEIGHT", "WIDTH"), required=True)
+    precision.add_argument("--batch-size", type=positive, required=True)
+    precision.add_argument("--steps", type=positive, default=5, help="timed steps after one warm-up (default 5)")
+    add_device(precision, threads=1)
 
 
 def _pretrain(options: argparse.Namespace) -> None:

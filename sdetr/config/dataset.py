@@ -73,8 +73,8 @@ class ShapesDataset(Config):
 
     @model_validator(mode="after")
     def _possible(self) -> ShapesDataset:
-        if not math.isclose(sum(self.size_mix), 1.0, abs_tol=1e-6):
-            raise ValueError(f"size_mix: the shares add up to {sum(self.size_mix):g}, not 1")
+        if not math.isclose(sum(self.size_mix), 1.0, abs_tol=1e-8):
+            raise ValueError(f"size_mix: the shares add up to {sum(self.size_mix):.9g}, not 1")
         if self.objects_per_image[0] > self.objects_per_image[1]:
             raise ValueError("objects_per_image: the smallest number is larger than the largest")
         low, high = self.object_side

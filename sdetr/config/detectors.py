@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
@@ -42,6 +42,14 @@ class BackboneConfig(Config):
     def levels(self) -> tuple[str, ...]:
         """Names of the feature levels, fine to coarse."""
         return ("layer1", "layer2", "layer3") + (() if self.name == "small" else ("layer4",))
+
+    def check_read(self, read: Sequence[str], nothing_reads: str) -> None:
+        """Refuse a setting of a level beyond the last that is read."""
+        unread = self.levels[max(self.levels.index(level) for level in read) + 1 :]
+        if in_vain := set(self.frozen) & set(unread):
+            raise ValueError(f"backbone.frozen: {nothing_reads} {', '.join(sorted(in_vain))}; remove it here")
+        if self.dilation and "layer4" in unread:
+            raise ValueError(f"backbone.dilation: it changes layer4, which {nothing_reads}; set it to false")
 
 
 class StageConfig(Config):
@@ -178,20 +186,12 @@ class StackedDETRConfig(Config):
                 heads = getattr(stage, key)
                 if heads is not None and self.width % heads:
                     raise ValueError(f"{where}.{key}: {heads} heads do not divide the width {self.width}")
-        self._check_unread_levels()
+        self.backbone.check_read([stage.level for stage in self.stages], "no stage reads")
         if self.factory == "baselines.detr:build" and len(self.stages) != 1:
             raise ValueError(
                 f"stages: DETR has one stage, this recipe has {len(self.stages)}; use sdetr.models.stacked:build"
             )
         return self
-
-    def _check_unread_levels(self) -> None:
-        levels = self.backbone.levels
-        unread = levels[max(levels.index(stage.level) for stage in self.stages) + 1 :]
-        if in_vain := set(self.backbone.frozen) & set(unread):
-            raise ValueError(f"backbone.frozen: no stage reads {', '.join(sorted(in_vain))}; remove it here")
-        if self.backbone.dilation and "layer4" in unread:
-            raise ValueError("backbone.dilation: it changes layer4, which no stage reads; set it to false")
 
     @model_validator(mode="after")
     def _null_where_nothing_is_decided(self) -> StackedDETRConfig:
@@ -233,7 +233,7 @@ class TorchvisionFasterRCNNConfig(Config):
         "in version 2"
     )
     levels: Annotated[tuple[Literal["layer1", "layer2", "layer3", "layer4"], ...], Field(min_length=1)] = Field(
-        description="the backbone's levels that the pyramid is built on"
+        description="the backbone's levels that the pyramid is built on, from fine to coarse"
     )
     pyramid_width: Size = Field(description="channels of each level of the pyramid; torchvision's: 256")
     head_width: Size = Field(description="channels of the box head's linear layers; torchvision's: 1024")
@@ -259,6 +259,9 @@ class TorchvisionFasterRCNNConfig(Config):
     def _fits(self) -> TorchvisionFasterRCNNConfig:
         if unknown := set(self.levels) - set(self.backbone.levels):
             raise ValueError(f"levels: {self.backbone.name} has no {', '.join(sorted(unknown))}")
+        if list(self.levels) != sorted(set(self.levels)):
+            raise ValueError("levels: write each once, from fine to coarse")
+        self.backbone.check_read(self.levels, "no level of the pyramid reads")
         if len(self.anchor_sizes) != len(self.levels) + 1:
             raise ValueError(
                 f"anchor_sizes: {len(self.anchor_sizes)} sizes for {len(self.levels)} levels and the pooled top; "

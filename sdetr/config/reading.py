@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -101,9 +101,17 @@ _UNION_TAGS = frozenset(
 
 def _problems(error: ValidationError, prefix: str = "") -> str:
     """Everything that is wrong, as far as a person reads it, without the prefix of each key."""
-    items = error.errors()
+    items = [item for item in error.errors() if not _follows(item, error.errors())]
     said = "; ".join(_problem(item).removeprefix(prefix) for item in items[:_MOST_PROBLEMS])
     return said if len(items) <= _MOST_PROBLEMS else f"{said}; and {len(items) - _MOST_PROBLEMS} more"
+
+
+def _follows(item: Any, items: Sequence[Any]) -> bool:
+    """Whether a list is too short only because none of its entries was accepted."""
+    place = item["loc"]
+    return item["type"] == "too_short" and any(
+        len(other["loc"]) > len(place) and other["loc"][: len(place)] == place for other in items
+    )
 
 
 def _problem(item: Any) -> str:

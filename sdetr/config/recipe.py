@@ -19,7 +19,7 @@ from sdetr.config.base import (
     Real,
     Size,
 )
-from sdetr.config.detectors import DetectorConfig
+from sdetr.config.detectors import BackboneConfig, DetectorConfig
 
 
 class ShortestSide(Config):
@@ -47,7 +47,9 @@ Resize = ShortestSide | Square
 class CropConfig(Config):
     """DETR's random crop: with ``probability``, resize first, crop to sides of ``smallest``..``largest``."""
 
-    probability: Probability = Field(description="probability that a training image is cropped; the papers: 0.5")
+    probability: Annotated[Probability, Field(gt=0)] = Field(
+        description="probability that a training image is cropped; without crops, crop is null; the papers: 0.5"
+    )
     resize_first: ShortestSide = Field(
         description="the resize before the crop; the papers: 400, 500 or 600, without a longest"
     )
@@ -113,6 +115,13 @@ class OptimizerConfig(Config):
         return self
 
 
+def _check_drops(key: str, drops: tuple[int, ...], factor: float | None) -> None:
+    if list(drops) != sorted(set(drops)):
+        raise ValueError(f"{key}: write each once, in ascending order")
+    if bool(drops) != (factor is not None):
+        raise ValueError(f"factor: takes a number where there are {key}, and null where there are none")
+
+
 class StepSchedule(Config):
     """Multiply the learning rate by ``factor`` at the start of each of ``drop_epochs`` (counted from 0)."""
 
@@ -123,7 +132,14 @@ class StepSchedule(Config):
     drop_epochs: tuple[PositiveInt, ...] = Field(
         description="epochs, counted from 0, at whose start the rate drops; the paper: 100, of 150"
     )
-    factor: PositiveFloat = Field(description="what the rate is multiplied with at each drop; the papers: 0.1")
+    factor: PositiveFloat | None = Field(
+        description="what the rate is multiplied with at each drop; null where nothing drops; the papers: 0.1"
+    )
+
+    @model_validator(mode="after")
+    def _in_order(self) -> StepSchedule:
+        _check_drops("drop_epochs", self.drop_epochs, self.factor)
+        return self
 
 
 class StepCountSchedule(Config):
@@ -136,18 +152,23 @@ class StepCountSchedule(Config):
     warmup_steps: NonNegativeInt = Field(
         description="steps in which the learning rate rises linearly to its full value; 0: none; detectron2: 1000"
     )
-    warmup_factor: Probability = Field(
-        description="share of the learning rate that the first step has; detectron2: 0.001"
+    warmup_factor: Probability | None = Field(
+        description="share of the learning rate in the first step; null where warmup_steps is 0; detectron2: 0.001"
     )
     drop_steps: tuple[PositiveInt, ...] = Field(
         description="steps after which the rate drops, in ascending order; detectron2's 3x: 210000 and 250000"
     )
-    factor: PositiveFloat = Field(description="what the rate is multiplied with at each drop; detectron2: 0.1")
+    factor: PositiveFloat | None = Field(
+        description="what the rate is multiplied with at each drop; null where nothing drops; detectron2: 0.1"
+    )
 
     @model_validator(mode="after")
     def _in_order(self) -> StepCountSchedule:
-        if list(self.drop_steps) != sorted(set(self.drop_steps)):
-            raise ValueError("drop_steps: write each step once, in ascending order")
+        _check_drops("drop_steps", self.drop_steps, self.factor)
+        if (self.warmup_steps == 0) != (self.warmup_factor is None):
+            raise ValueError(
+                "warmup_factor: takes a number where there are warmup_steps, and null where there are none"
+            )
         if self.drop_steps and self.drop_steps[0] < self.warmup_steps:
             raise ValueError(f"drop_steps: {self.drop_steps[0]} is within the {self.warmup_steps} steps of warm-up")
         return self
@@ -221,6 +242,15 @@ class Recipe(Config):
             late = [epoch for epoch in self.schedule.drop_epochs if epoch >= self.training.epochs]
             if late:
                 raise ValueError(f"schedule.drop_epochs: {late[0]} is never reached in {self.training.epochs} epochs")
+        return self
+
+    @model_validator(mode="after")
+    def _rates_have_weights(self) -> Recipe:
+        backbone, rate = getattr(self.detector, "backbone", None), self.optimizer.backbone_learning_rate
+        if isinstance(backbone, BackboneConfig) and {"stem", *backbone.levels} == set(backbone.frozen) and rate:
+            raise ValueError(
+                f"optimizer.backbone_learning_rate: says {rate:g}, but the whole backbone is frozen; set it to 0"
+            )
         return self
 
     def sha256(self) -> str:

@@ -10,8 +10,8 @@ from itertools import product
 import torch
 
 from sdetr.config import Recipe
-from sdetr.detector import create_detector
-from sdetr.engine.device import mixed_precision
+from sdetr.detector import create_detector, with_backbone_weights
+from sdetr.engine.device import mixed_precision, wait_for
 from sdetr.engine.train import build_optimizer, clip_gradients
 from sdetr.structures import Target
 
@@ -57,10 +57,7 @@ def _median_step(
     channels_last: bool,
 ) -> float:
     torch.manual_seed(0)
-    config = recipe.detector
-    if (backbone := getattr(config, "backbone", None)) is not None:
-        config = config.model_copy(update={"backbone": backbone.model_copy(update={"weights": "none"})})
-    detector = create_detector(config, _CLASSES).to(device).train()
+    detector = create_detector(with_backbone_weights(recipe.detector, "none"), _CLASSES).to(device).train()
     detector.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)  # type: ignore[call-overload]
     optimizer = build_optimizer(detector, recipe.optimizer)
     images = list(torch.rand(batch_size, 3, *size, device=device))
@@ -74,8 +71,7 @@ def _median_step(
         total.backward()  # type: ignore[no-untyped-call]
         clip_gradients(detector, recipe.optimizer.clip_norm)
         optimizer.step()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        wait_for(device)
         seconds.append(time.monotonic() - started)
     return statistics.median(seconds[1:])
 

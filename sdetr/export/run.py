@@ -11,14 +11,13 @@ from sdetr.config import CocoDataset, Recipe, Resize, ShapesDataset, Square, Sta
 from sdetr.data.coco import read_annotations
 from sdetr.data.labels import LabelMap
 from sdetr.data.transforms import resized_size
-from sdetr.detector import create_detector
 from sdetr.errors import UserError
 from sdetr.export.formats import Format, format_of
 from sdetr.export.parity import BOUND, Difference, check
 from sdetr.export.program import SMALLEST_SIDE, trace
 from sdetr.files import atomic_path, sha256, write_json
-from sdetr.models.backbone import load_exactly, read_state_dict
 from sdetr.models.stacked import StackedDETR
+from sdetr.models.trained import trained_detector
 from sdetr.provenance import git_commit, versions
 
 # COCO's commonest size.
@@ -87,10 +86,8 @@ def load_detector(recipe: Recipe, num_classes: int, weights: Path) -> StackedDET
         raise UserError(
             f"detector.factory: {config.factory} cannot be exported; give a recipe of SDETR, DETR or DETR-DC5"
         )
-    empty = config.backbone.model_copy(update={"weights": "none"})
-    detector = create_detector(config.model_copy(update={"backbone": empty}), num_classes)
+    detector = trained_detector(recipe, num_classes, weights)
     assert isinstance(detector, StackedDETR)
-    load_exactly(detector, read_state_dict(weights), weights)
     return detector
 
 

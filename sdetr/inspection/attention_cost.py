@@ -16,7 +16,7 @@ from torch.autograd.profiler import profile
 
 from sdetr.architectures import architecture
 from sdetr.config import StackedDETRConfig
-from sdetr.engine.device import mixed_precision
+from sdetr.engine.device import mixed_precision, wait_for
 from sdetr.evaluation.cost import device_name
 from sdetr.models.attention import Attention
 
@@ -94,11 +94,11 @@ def measure_attention(grids: Sequence[Grid], device: torch.device, seconds: floa
 def peak_bytes(call: Callable[[], object], device: torch.device) -> int:
     """Most bytes that a call held at a time, beyond what was there before it."""
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
+        wait_for(device)
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
         call()
-        torch.cuda.synchronize(device)
+        wait_for(device)
         return torch.cuda.max_memory_allocated(device) - before
     with profile(profile_memory=True) as profiler:
         call()
@@ -164,8 +164,7 @@ def _take_turns(cases: list[Case], device: torch.device, share: float) -> None:
         for case in waiting:
             started = time.perf_counter()
             case.call()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+            wait_for(device)
             case.seconds.append(time.perf_counter() - started)
         waiting = [case for case in waiting if _wants_more(case, share)]
 

@@ -6,14 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from sdetr.config import CocoDataset, Recipe, ShapesDataset, StackedDETRConfig
 from sdetr.data.coco import Annotations, CocoImages, read_annotations
 from sdetr.data.transforms import test_transform
-from sdetr.detector import DetectorModule, create_detector
+from sdetr.detector import DetectorModule
+from sdetr.engine.device import images_to_device
 from sdetr.errors import UserError
-from sdetr.models.backbone import load_exactly, read_state_dict
+from sdetr.models.trained import trained_detector
+from sdetr.structures import Batch
 
 # COCO's bound of small objects, in square pixels.
 _SMALL_AREA = 32**2
@@ -60,7 +63,8 @@ def load_scene(recipe: Recipe, dataset: CocoDataset | ShapesDataset, image_id: i
     if len(boxes):
         x0, y0, x1, y1 = boxes[int(target.area.argmin())].tolist()
         point = ((y0 + y1) / 2, (x0 + x1) / 2)
-    return Scene(image_id, image.float() / 255, boxes, point)
+    (pixels,) = images_to_device(Batch([image], [target]), torch.device("cpu"))
+    return Scene(image_id, pixels, boxes, point)
 
 
 def most_small_objects(annotations: Annotations) -> int:
@@ -81,8 +85,5 @@ def load_trained(recipe: Recipe, dataset: CocoDataset | ShapesDataset, weights: 
         raise UserError(
             f"detector.factory: {config.factory} has no encoder to look into; give a recipe of SDETR or DETR"
         )
-    empty = config.backbone.model_copy(update={"weights": "none"})
     classes = CocoImages(dataset.split("val"), recipe.label_numbering).label_map.num_classes
-    detector = create_detector(config.model_copy(update={"backbone": empty}), classes)
-    load_exactly(detector, read_state_dict(weights), weights)
-    return detector
+    return trained_detector(recipe, classes, weights)

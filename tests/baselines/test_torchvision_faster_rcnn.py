@@ -106,6 +106,21 @@ def test_version_2_learns_its_batch_norm_but_in_the_frozen_levels() -> None:
     assert not any(isinstance(module, FrozenBatchNorm2d) for module in detector.modules())
 
 
+def test_levels_that_nothing_reads_are_not_trained() -> None:
+    detector = create_detector(
+        small.recipe(
+            "demo_faster_rcnn", detector__levels=["layer1", "layer2"], detector__anchor_sizes=[8, 16, 32]
+        ).detector,
+        5,
+    )
+    assert not [name for name, _ in detector.named_parameters() if "layer3" in name]
+    size = (64, 64)
+    boxes, label = torch.tensor([[8.0, 8.0, 40.0, 40.0]]), torch.ones(1, dtype=torch.int64)
+    target = Target(boxes, label, torch.ones(1), torch.zeros_like(label), 0, size, size)
+    torch.stack(list(detector.train().loss([torch.rand(3, *size)], [target]).values())).sum().backward()
+    assert all(p.grad is not None for p in detector.parameters() if p.requires_grad)
+
+
 @torch.no_grad()
 def test_bfloat16_rounds_no_box() -> None:
     torch.manual_seed(0)

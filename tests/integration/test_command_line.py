@@ -114,3 +114,49 @@ def test_an_image_that_breaks_during_training_stops_it_and_keeps_the_checkpoint(
 def test_the_module_and_the_command_are_the_same() -> None:
     result = subprocess.run([sys.executable, "-m", "sdetr", "--help"], capture_output=True, text=True, check=True)
     assert "COMMAND" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "problem"),
+    [
+        ("attention-cost --out x.csv --threads 0", "--threads: must be at least 1"),
+        ("benchmark --out x --threads 0", "--threads: must be at least 1"),
+        ("check --dataset x.yaml --out x.json --decode -1", "--decode: must be at least 0"),
+        ("train --seed -1", "--seed: must be at least 0"),
+        ("adopt --seed -1", "--seed: must be at least 0"),
+        ("compare --seed -1", "--seed: must be at least 0"),
+        ("qkva --token 1 -1", "--token: must be at least 0"),
+        ("precision x.yaml --size 0 64", "--size: must be at least 1"),
+        ("precision x.yaml --batch-size 0", "--batch-size: must be at least 1"),
+        ("precision x.yaml --steps 0", "--steps: must be at least 1"),
+        ("precision x.yaml --gpus 2", "--gpus: invalid choice: 2"),
+        ("precision x.yaml --size 8 8 --batch-size 1 --workers 1", "unrecognized arguments: --workers 1"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused(command: str, problem: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as refused:
+        main(command.split())
+    assert refused.value.code == 2
+    assert problem in capsys.readouterr().err
+
+
+def test_a_path_that_cannot_be_written_is_answered_in_one_line(
+    tmp_path: Path, small_shapes: ShapesDataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "detections.json").write_text("[]")
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / "metrics.json"
+    evaluate = ["evaluate", "--annotations", str(small_shapes.split("val").annotations)]
+    assert main([*evaluate, "--detections", str(tmp_path / "detections.json"), "--out", str(out)]) == 2
+    assert capsys.readouterr().err == (
+        f"error: {out.parent}: cannot be used (File exists); check the path, or give another\n"
+    )
+
+
+def test_an_error_of_the_system_about_no_file_is_a_bug_and_shown_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise OSError("a bug")
+
+    monkeypatch.setattr("sdetr.workload.read_plan", fails)
+    with pytest.raises(OSError, match="a bug"):
+        main(["estimate", "suite.yaml"])

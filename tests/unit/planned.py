@@ -46,6 +46,13 @@ def coco_suite(root: Path, recipes: dict[str, Recipe], **changes: Any) -> Path:
     return _suite(root, recipes, **changes)
 
 
+def results_file_suite(root: Path) -> Path:
+    """A suite that only scores what another program has detected, on synthetic data that is not drawn."""
+    write(root / "theirs.json", {})
+    run = {"results_file": str(root / "theirs.json"), "model": "Theirs", "source": "a program", "seeds": [0]}
+    return shapes_suite(root, {}, drawn=False, runs={"theirs": run})
+
+
 def _suite(root: Path, recipes: dict[str, Recipe], **changes: Any) -> Path:
     for name, recipe in recipes.items():
         write(root / f"config/recipes/{name}.yaml", recipe)

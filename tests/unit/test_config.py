@@ -118,6 +118,15 @@ def test_impossible_values_are_refused_by_key(changes: dict[str, Any], message: 
     assert "\n" not in str(caught.value)
 
 
+def test_stages_that_are_all_wrong_are_not_called_too_few() -> None:
+    changes = {f"detector.stages.{stage}.decoder_layers": 0 for stage in (0, 1)}
+    with pytest.raises(UserError) as caught:
+        parse(Recipe, override(content(), changes, "here"), "recipe.yaml")
+    assert "stages.0.decoder_layers" in str(caught.value)
+    assert "stages.1.decoder_layers" in str(caught.value)
+    assert "at least 1" not in str(caught.value)
+
+
 def test_one_stage_says_null_where_stages_would_relate() -> None:
     relations = dict.fromkeys(("detector.hand_over", "detector.prediction_heads", "detector.query_embedding"))
     parse(Recipe, override(content(), {"detector.stages": [STAGE], **relations}, "here"), "recipe.yaml")
@@ -134,6 +143,74 @@ def test_a_drop_that_is_never_reached_is_refused() -> None:
     schedule = {"kind": "step", "warmup_steps": 0, "drop_epochs": [100], "factor": 0.1}
     with pytest.raises(UserError, match=r"schedule\.drop_epochs: 100 is never reached"):
         small.recipe("demo_detr", schedule=schedule, **{"training__epochs": 5})
+
+
+STEP: dict[str, Any] = {"kind": "step", "warmup_steps": 0, "drop_epochs": [1], "factor": 0.1}
+COUNT: dict[str, Any] = {
+    "kind": "step_count",
+    "warmup_steps": 2,
+    "warmup_factor": 0.1,
+    "drop_steps": [3],
+    "factor": 0.1,
+}
+EDGE: dict[str, Any] = {"shortest": [64], "longest": None}
+ALL_FROZEN = ["stem", "layer1", "layer2", "layer3"]
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "message"),
+    [
+        ("demo_detr", "schedule", {**STEP, "drop_epochs": [1, 1]}, "schedule.drop_epochs: write each once"),
+        (
+            "demo_detr",
+            "schedule",
+            {**STEP, "drop_epochs": []},
+            "schedule.factor: takes a number where there are drop_e",
+        ),
+        (
+            "demo_detr",
+            "schedule",
+            {**STEP, "factor": None},
+            "schedule.factor: takes a number where there are drop_epoc",
+        ),
+        (
+            "demo_detr",
+            "schedule",
+            {**COUNT, "drop_steps": []},
+            "schedule.factor: takes a number where there are drop_s",
+        ),
+        ("demo_detr", "schedule", {**COUNT, "warmup_steps": 0}, "schedule.warmup_factor: takes a number where there"),
+        (
+            "demo_detr",
+            "schedule",
+            {**COUNT, "warmup_factor": None},
+            "schedule.warmup_factor: takes a number where there",
+        ),
+        (
+            "demo_detr",
+            "transforms.train.crop",
+            {"probability": 0, "resize_first": EDGE, "smallest": 8, "largest": 9},
+            "transforms.train.crop.probability: input should be greater than 0",
+        ),
+        ("demo_detr", "detector.backbone.frozen", ALL_FROZEN, "optimizer.backbone_learning_rate: says"),
+        ("demo_faster_rcnn", "detector.levels", ["layer1", "layer1", "layer2"], "detector.levels: write each once"),
+        ("demo_faster_rcnn", "detector.levels", ["layer2", "layer1", "layer3"], "detector.levels: write each once"),
+        (
+            "demo_faster_rcnn",
+            "detector",
+            {"levels": ["layer1"], "anchor_sizes": [8, 16], "frozen": ["layer3"]},
+            "detector.backbone.frozen: no level of the pyramid reads layer3; remove it here",
+        ),
+    ],
+)
+def test_a_key_that_would_have_no_effect_is_refused(name: str, key: str, value: Any, message: str) -> None:
+    changes = {key: value}
+    if key == "detector":
+        changes = {f"detector.{k}": v for k, v in value.items() if k != "frozen"}
+        changes["detector.backbone.frozen"] = value["frozen"]
+    with pytest.raises(UserError) as caught:
+        parse(Recipe, override(read_yaml(CONFIG / "recipes" / f"{name}.yaml"), changes, "here"), "recipe.yaml")
+    assert f"recipe.yaml: {message}" in str(caught.value)
 
 
 def test_an_override_of_a_key_that_is_not_there_is_refused() -> None:

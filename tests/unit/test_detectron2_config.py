@@ -79,7 +79,7 @@ def test_the_package_and_the_backbones_file_are_told() -> None:
         ({"detector__backbone__frozen": ["res2"]}, "detector.backbone.frozen: detectron2 freezes from the stem on"),
         ({"detector__anchor_sizes": [32, 64]}, "detector.anchor_sizes: 2 sizes for 5 levels of a pyramid"),
         ({"detector__rpn__box_loss": "l2"}, "detector.rpn.box_loss: input should be 'l1' or 'giou'"),
-        ({"schedule__drop_steps": [5000, 4000]}, "schedule.drop_steps: write each step once, in ascending order"),
+        ({"schedule__drop_steps": [5000, 4000]}, "schedule.drop_steps: write each once, in ascending order"),
         ({"schedule__drop_steps": [900]}, "schedule.drop_steps: 900 is within the 1000 steps of warm-up"),
     ],
 )

@@ -25,7 +25,7 @@ from sdetr.workload import Workload, read_plan
 from tests import small
 from tests.unit.data.file_server import serving
 from tests.unit.data.test_download import DiskUsage
-from tests.unit.planned import coco_suite, shapes_suite
+from tests.unit.planned import coco_suite, results_file_suite, shapes_suite
 
 IMAGENET = imagenet_weights("resnet50")
 
@@ -66,6 +66,13 @@ def test_data_that_is_not_drawn_is_sampled_and_stays_so(tmp_path: Path) -> None:
     assert errors(found) == []
     assert "not drawn yet" in found["data"].text
     assert not (tmp_path / "data").exists()
+
+
+def test_a_suite_of_results_files_alone_is_checked_to_its_end(tmp_path: Path) -> None:
+    found = said(results_file_suite(tmp_path), memory=True)
+    assert errors(found) == []
+    assert "1 runs on data set" in found["suite"].text
+    assert {"data, val", "disk", "earlier runs"} <= set(found)
 
 
 def test_an_unknown_key_is_the_one_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,7 +127,7 @@ def test_a_batch_larger_than_the_data_is_an_error(tmp_path: Path) -> None:
 
 
 def test_drops_that_a_training_on_this_data_never_reaches_are_told(tmp_path: Path) -> None:
-    counted = {"kind": "step_count", "warmup_steps": 0, "warmup_factor": 0, "factor": 0.1}
+    counted = {"kind": "step_count", "warmup_steps": 0, "warmup_factor": None, "factor": 0.1}
     recipes = {
         name: small.recipe("demo_detr", schedule={**counted, "drop_steps": drops}, schedule__warmup_steps=1)
         for name, drops in {"reached": [3, 5], "missed": [3, 6]}.items()
@@ -243,6 +250,25 @@ def test_finished_runs_are_compared_with_their_recipes(tmp_path: Path) -> None:
     changed = said(suite)["run detr, seed 0"]
     assert changed.level == "WARNING"
     assert "will train it again" in changed.text
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"), [('{"recipe_sha256": ', "is not valid JSON"), ("[]", "holds no object")]
+)
+def test_a_broken_file_of_a_finished_run_is_told_and_the_others_are_looked_at(
+    content: str, problem: str, tmp_path: Path
+) -> None:
+    runs = {"detr": {"recipe": "detr", "seeds": [0, 1]}}
+    recipe = small.recipe("demo_detr")
+    suite = shapes_suite(tmp_path, {"detr": recipe}, drawn=True, runs=runs)
+    for seed, text in enumerate((content, json.dumps({"recipe_sha256": recipe.sha256()}))):
+        train = tmp_path / f"results/tiny/runs/detr/seed{seed}/train.json"
+        train.parent.mkdir(parents=True)
+        train.write_text(text)
+    found = said(suite)
+    assert errors(found) == ["run detr, seed 0"]
+    assert problem in found["run detr, seed 0"].text
+    assert found["run detr, seed 1"].text == "finished with this recipe"
 
 
 def test_checkpoints_are_compared_with_the_recipe_and_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

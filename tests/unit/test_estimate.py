@@ -15,7 +15,7 @@ from sdetr.estimate import Burst, RunEstimate, estimate, format_estimate, monito
 from sdetr.jobs import Job, RunIdentity, train_run
 from sdetr.workload import disk_use, planned_steps, read_plan, without_pretrained_weights, workloads
 from tests import small
-from tests.unit.planned import coco_suite, shapes_suite
+from tests.unit.planned import coco_suite, results_file_suite, shapes_suite
 
 
 @pytest.fixture(autouse=True)
@@ -139,3 +139,19 @@ def test_the_sum_counts_every_seed_and_one_run_at_a_time(tmp_path: Path) -> None
 def test_no_steps_are_no_measurement(tmp_path: Path) -> None:
     with pytest.raises(SystemExit):
         main(["estimate", str(tmp_path), "--steps", "0"])
+
+
+def test_results_files_alone_need_no_estimate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["estimate", str(results_file_suite(tmp_path))]) == 0
+    assert capsys.readouterr().out.startswith("Nothing is computed here")
+
+
+def test_nothing_is_compiled_while_steps_are_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def compiles(*_: object) -> None:
+        raise AssertionError("compiled")
+
+    monkeypatch.setattr("sdetr.models.stacked.Compiled", compiles)
+    recipes = {"fast": small.recipe("demo_detr", detector__compile="default"), "plain": small.recipe("demo_detr")}
+    plan = read_plan(shapes_suite(tmp_path, recipes, drawn=True), None)
+    said = format_estimate(list(estimate(plan, 1)), plan)
+    assert "\nfast: measured with detector.compile none" in said

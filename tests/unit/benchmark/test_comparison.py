@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -110,3 +112,25 @@ def test_a_call_that_fails_leaves_the_rows_that_were_there(tmp_path: Path, monke
     with pytest.raises(RuntimeError):
         run.benchmark(tmp_path, CPU, "full", 0, ["training", "scoring"])
     assert pd.read_csv(path)["topic"].tolist() == ["training", "scoring"]
+
+
+def test_rows_that_were_not_measured_anew_stay_until_their_topic_is_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "peak_tflop_per_second", lambda *_: 4.0)
+
+    def measured(*cases: str, fails: bool = False) -> list[str]:
+        def comparisons(_device: torch.device, _scale: Scale) -> Iterator[Comparison]:
+            for case in cases:
+                yield replace(comparison(), case=case)
+            if fails:
+                raise RuntimeError("the peer does something else")
+
+        monkeypatch.setattr(run, "_COMPARISONS", {"scoring": comparisons})
+        with pytest.raises(RuntimeError) if fails else nullcontext():
+            run.benchmark(tmp_path, CPU, "full", 0, ["scoring"])
+        return sorted(pd.read_csv(tmp_path / f"{run.file_name(CPU)}.csv")["case"])
+
+    assert measured("a", "b") == ["a", "b"]
+    assert measured("b", "c", fails=True) == ["a", "b", "c"]
+    assert measured("b") == ["b"]

@@ -13,7 +13,7 @@ def test_step_schedule_drops_at_the_start_of_an_epoch() -> None:
 
 
 def test_warm_up_rises_linearly_from_the_first_step() -> None:
-    schedule = StepSchedule(kind="step", warmup_steps=4, drop_epochs=(), factor=0.1)
+    schedule = StepSchedule(kind="step", warmup_steps=4, drop_epochs=(), factor=None)
     assert [learning_rate_factor(schedule, step, 10, 40) for step in range(5)] == [0.25, 0.5, 0.75, 1, 1]
 
 
@@ -25,7 +25,7 @@ def test_cosine_ends_near_its_final_fraction() -> None:
 
 
 def test_counted_drops_come_at_their_step_whatever_an_epoch_is() -> None:
-    schedule = StepCountSchedule(kind="step_count", warmup_steps=0, warmup_factor=0, drop_steps=(30, 35), factor=0.1)
+    schedule = StepCountSchedule(kind="step_count", warmup_steps=0, warmup_factor=None, drop_steps=(30, 35), factor=0.1)
     for steps_per_epoch in (1, 7, 1000):
         factors = [learning_rate_factor(schedule, step, steps_per_epoch, 40) for step in (0, 29, 30, 34, 35, 39)]
         assert factors == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
