@@ -38,8 +38,6 @@ STAGE2_GRID = (50, 67)
 STAGE2_HEADS = 1
 STAGE1_HEADS = 8
 
-Quantity = Literal["time", "memory"]
-
 
 def write_costs(rows: Iterable[dict[str, Any]], attention_csv: Path, fit_csv: Path) -> None:
     """Write the measured rows, and the exponents that `fit_exponents` finds in them.

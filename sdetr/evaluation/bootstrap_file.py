@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from sdetr.errors import UserError
-from sdetr.evaluation.bootstrap import Bootstrap, ImageDifference, image_difference
+from sdetr.evaluation.bootstrap import Bootstrap
 from sdetr.evaluation.coco_metrics import METRICS
 from sdetr.files import atomic_path
 
@@ -61,12 +60,3 @@ def read_bootstrap(path: Path) -> Bootstrap:
         annotations_sha256=annotations,
         resamples_sha256=resamples,
     )
-
-
-def difference_interval(first: Sequence[Path], second: Sequence[Path], metric: str) -> ImageDifference:
-    """`sdetr.evaluation.bootstrap.image_difference` of files: mean over the second runs less that over the first.
-
-    Raises:
-        UserError: a file that is missing or is no such file; files that were not scored on the same resamples.
-    """
-    return image_difference([read_bootstrap(path) for path in first], [read_bootstrap(path) for path in second], metric)

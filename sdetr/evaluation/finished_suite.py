@@ -16,6 +16,14 @@ from sdetr.evaluation.tables import COLUMNS, read_table
 Intervals = dict[str, dict[str, tuple[float, float]]]
 """Over the choice of images, by run and metric: low and high, 0..1; without those that are not known."""
 
+_PLANNED_BY = {
+    "claims.csv": "claims.yaml",
+    "ablations.csv": "ablations.yaml",
+    "published.csv": "published.yaml",
+    "agreement.csv": "published.yaml",
+}
+"""Tables that not every suite has, by what `sdetr.suite.write` keeps beside them as long as the suite has them."""
+
 
 @dataclass(frozen=True)
 class FinishedSuite:
@@ -37,9 +45,10 @@ class FinishedSuite:
         return isinstance(self.dataset, ShapesDataset)
 
     def file(self, name: str) -> Path | None:
-        """A file of the folder, if it is there."""
+        """A file of the folder, if it is there; a table that the suite's plan has no more is not."""
         path = self.folder / name
-        return path if path.is_file() else None
+        plan = self.folder / _PLANNED_BY.get(name, name)
+        return path if path.is_file() and plan.is_file() else None
 
     @property
     def main_runs(self) -> list[str]:

@@ -95,8 +95,8 @@ def draw_figures(results: Path, reference_curves: Mapping[str, Path]) -> None:
 
     Args:
         results: folder of the suite, with ``detectors.csv``, ``dataset.yaml`` and the seed folders below ``runs``;
-            ``published.csv``, ``claims.csv``, ``ablations.csv`` and each seed's ``bootstrap.npz`` where they exist.
-            Pictures go to ``figures/NAME.png``.
+            ``published.csv``, ``claims.csv``, ``ablations.csv``, each with the YAML that it was made of, and
+            ``bootstrap.npz`` of each seed where they exist. Pictures go to ``figures/NAME.png``.
         reference_curves: by what to call it, somebody else's log: a CSV with ``epoch`` (counted from 0) and ``AP``.
 
     Raises:

@@ -9,8 +9,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from sdetr.evaluation.plots_common import COLOURS, INK, QUIET, Words, picture, read_csv
+from sdetr.evaluation.plots_common import COLOURS, INK, QUIET, Words, picture
+from sdetr.evaluation.tables import read_table
 
+_COLUMNS = ("device", "threads", "case", "project", "peer", "ratio_min", "ratio_median", "ratio_max", "goal")
 _WIDTH, _LINE = 10.6, 0.6
 _TICKS = (0.25, 0.5, 1, 2, 3, 4, 5, 10, 20, 50, 100)
 
@@ -21,8 +23,11 @@ def draw_benchmark(table: Path, out: Path) -> None:
     Args:
         table: what `sdetr benchmark` measured on one machine.
         out: PNG file.
+
+    Raises:
+        UserError: a file that is missing, or that lacks a column.
     """
-    rows = read_csv(table)
+    rows = read_table(table, _COLUMNS)
     device, threads = rows["device"].iloc[-1], rows["threads"].iloc[-1]
     words = Words(
         f"Speed against peers  ·  {device}, {threads} threads",

@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sdetr.errors import UserError
 from sdetr.files import atomic_path
 
 # Okabe and Ito's palette without its yellow, which is too pale for lines on white.
@@ -123,15 +121,3 @@ def legend_below(figure: Figure, panels: Iterable[Axes], columns: int) -> None:
             loc="outside lower left",
             ncols=min(columns, len(names)),
         )
-
-
-def read_csv(path: Path) -> pd.DataFrame:
-    """A CSV of any columns; only an empty cell is a missing value.
-
-    Raises:
-        UserError: the file is missing or no CSV.
-    """
-    try:
-        return pd.read_csv(path, dtype={"suite": str, "run": str, "model": str}, keep_default_na=False, na_values=[""])
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as CSV ({error}); finish the run that makes it first") from error

@@ -9,8 +9,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from sdetr.evaluation.plots_common import INK, Look, Subject, Words, legend_below, looks, picture, read_csv
+from sdetr.evaluation.plots_common import INK, Look, Subject, Words, legend_below, looks, picture
+from sdetr.evaluation.tables import read_table
 
+_CURVE_COLUMNS = ("epoch", "AP")
 _STARS = ("*", "p", "h", "d", "<", ">", "8")
 
 
@@ -33,7 +35,7 @@ def draw_curves(
         published_csv: the suite's cited rows; each with epochs and AP becomes a point.
 
     Raises:
-        UserError: a file is missing.
+        UserError: a file that is missing, or that lacks a column.
     """
     look = looks(runs)
     description = (
@@ -46,7 +48,7 @@ def draw_curves(
     with picture(out, (7.2, 4.4), words) as figure:
         axes = figure.subplots()
         for run, seeds in folders.items():
-            draw_run(axes, run, [read_csv(folder / "train.csv") for folder in seeds], look[run])
+            draw_run(axes, run, [read_table(folder / "train.csv", _CURVE_COLUMNS) for folder in seeds], look[run])
         _draw_references(axes, reference_curves, published_csv)
         axes.set(xlabel="epoch", ylabel="AP in percent, monitor split")
         axes.set_ylim(bottom=0)
@@ -76,11 +78,11 @@ def draw_run(axes: Axes, name: str, curves: Sequence[pd.DataFrame], look: Look) 
 
 def _draw_references(axes: Axes, curves: Mapping[str, Path], published_csv: Path | None) -> None:
     for label, path in curves.items():
-        log = read_csv(path)
+        log = read_table(path, _CURVE_COLUMNS)
         axes.plot(log["epoch"] + 1, 100 * log["AP"], color="0.45", linestyle="--", linewidth=1.2, label=label)
     if published_csv is None:
         return
-    rows = read_csv(published_csv).dropna(subset=["epochs", "AP"])
+    rows = read_table(published_csv, ("model", "epochs", "AP")).dropna(subset=["epochs", "AP"])
     for number, (_, row) in enumerate(rows.iterrows()):
         axes.plot(
             row["epochs"],

@@ -200,11 +200,11 @@ def read_table(path: Path, columns: Iterable[str]) -> pd.DataFrame:
     try:
         table = pd.read_csv(path, dtype={"suite": str, "run": str, "model": str}, keep_default_na=False, na_values=[""])
     except FileNotFoundError as error:
-        raise UserError(f"{path}: there is no such file; make the tables first") from error
+        raise UserError(f"{path}: there is no such file; run what writes it first") from error
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as CSV; make the tables again") from error
+        raise UserError(f"{path}: cannot be read as CSV; write it again") from error
     if missing := [column for column in columns if column not in table.columns]:
-        raise UserError(f"{path}: column {missing[0]} is missing; make the tables again")
+        raise UserError(f"{path}: column {missing[0]} is missing; write the file again")
     return table
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import math
 from pathlib import Path
 
 from sdetr.config import ReleasedConfig, ShapesDataset
 from sdetr.errors import UserError
-from sdetr.strict_json import exists, is_file, shown
+from sdetr.strict_json import exists, is_file, shorten, shown
 from sdetr.suite.plan import PRETRAINING, Plan
 
 BUILT_IN_WEIGHTS = ("none", "imagenet", "suite")
@@ -59,11 +61,36 @@ def _check_results_files(plan: Plan, where: str) -> None:
 
 def _check_curves(plan: Plan, where: str) -> None:
     for label, file in plan.suite.reference_curves.items():
-        if not is_file(file):
+        problem = _problem_of_curve(file) if is_file(file) else "there is no such file"
+        if problem is not None:
             raise UserError(
-                f"{where}: reference_curves.{shown(label)}: there is no file {shown(file)}; correct the path, or "
-                "remove it"
+                f"{where}: reference_curves.{shown(label)}: {shown(file)}: {problem}; give a CSV with columns epoch "
+                "(counted from 0) and AP (0..1), or remove it"
             )
+
+
+def _problem_of_curve(file: Path) -> str | None:
+    # Not with pandas: Snakemake's start would wait until it is imported.
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as content:
+            rows = csv.DictReader(content)
+            for column in ("epoch", "AP"):
+                if column not in (rows.fieldnames or ()):
+                    return f"has no column {column}"
+            for row in rows:
+                for column in ("epoch", "AP"):
+                    if row[column] and not _is_number(row[column]):
+                        return f"line {rows.line_num}: {column} is {shorten(row[column])}, not a number"
+    except (OSError, ValueError, csv.Error) as error:
+        return f"cannot be read as CSV ({error})"
+    return None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _check_released(plan: Plan, where: str) -> None:

@@ -120,7 +120,8 @@ def _write_out(suite: Suite, name: str, above: tuple[str, ...], where: str) -> R
     if run.base in (*above, name):
         raise UserError(f"{key}: {run.base} is based on {name} itself; name a run that stands on a recipe")
     base = _write_out(suite, run.base, (*above, name), where)
-    return base.model_copy(update={"set": {**base.set, **run.set}, "seeds": run.seeds or base.seeds, "published": None})
+    own = {"set": {**base.set, **run.set}, "seeds": run.seeds or base.seeds, "published": None}
+    return parse(RunConfig, {**base.model_dump(), **own}, f"{where}: runs.{name}")
 
 
 def _with_files(suite: Suite, runs: Mapping[str, RunConfig], where: str) -> tuple[dict[str, RunConfig], dict[str, str]]:

@@ -90,11 +90,12 @@ class Plan:
 
     @property
     def stacked_run(self) -> str | None:
-        """The run whose attention is pictured: the first of the stacked family with most stages."""
+        """The run whose attention is pictured: of the stacked family with encoders, the first with most stages."""
         stages = {
             name: len(recipe.detector.stages)
             for name, recipe in self.recipes.items()
             if isinstance(recipe.detector, StackedDETRConfig)
+            and any(stage.encoder_layers for stage in recipe.detector.stages)
         }
         return max(stages, key=lambda name: stages[name], default=None)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from sdetr.config import Claims, DatasetConfig, Recipe, ShapesDataset, Suite, dump_yaml
+from sdetr.config import Claims, Config, DatasetConfig, Recipe, ShapesDataset, Suite, dump_yaml
 from sdetr.files import atomic_path, write_if_changed
 from sdetr.suite.claims import plan_ablations
 from sdetr.suite.plan import Plan
@@ -37,12 +37,17 @@ def write(plan: Plan) -> None:
         write_if_changed(plan.results / "runs" / run / "released.yaml", dump_yaml(released))
     for run, external in plan.results_files.items():
         write_if_changed(plan.results / "runs" / run / "results_file.yaml", dump_yaml(external))
-    if plan.published.cited:
-        write_if_changed(plan.results / "published.yaml", dump_yaml(plan.published))
-    if plan.claims is not None:
-        write_if_changed(plan.results / "claims.yaml", dump_yaml(plan.claims))
-    if plan.ablations:
-        write_if_changed(plan.results / "ablations.yaml", dump_yaml(plan_ablations(plan)))
+    _write_or_remove(plan.results / "published.yaml", plan.published if plan.published.cited else None)
+    _write_or_remove(plan.results / "claims.yaml", plan.claims)
+    _write_or_remove(plan.results / "ablations.yaml", plan_ablations(plan) if plan.ablations else None)
+
+
+def _write_or_remove(path: Path, planned: Config | None) -> None:
+    """Write what a table is made of; without it, the table of an earlier plan is none of this suite's any more."""
+    if planned is None:
+        path.unlink(missing_ok=True)
+    else:
+        write_if_changed(path, dump_yaml(planned))
 
 
 def write_stamp(stamp: Path, files: Sequence[Path]) -> None:

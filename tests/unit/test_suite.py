@@ -89,6 +89,44 @@ def test_only_what_changed_is_written(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, "there is no such file"),
+        (b"Epoch,AP\n0,0.1\n", "has no column epoch"),
+        (b"epoch,mAP\n0,0.1\n", "has no column AP"),
+        (b"", "has no column epoch"),
+        (b"epoch,AP\n0,0.1\n1,10 %\n", "line 3: AP is '10 %', not a number"),
+        (b"epoch,AP\n\xff,0.1\n", r"cannot be read as CSV \(.*\)"),
+        (b"\xef\xbb\xbfAP,epoch,loss\n0.1,0,x\n,1,\n", None),
+    ],
+)
+def test_a_reference_curve_is_read_before_anything_starts(root: Path, content: bytes | None, problem: str) -> None:
+    if content is not None:
+        (root / "log.csv").write_bytes(content)
+    curves = {"reference_curves": {"theirs": "log.csv"}}
+    if problem is None:
+        assert load(root, **curves).suite.reference_curves == {"theirs": Path("log.csv")}
+        return
+    said = rf"^mine\.yaml: reference_curves\.theirs: log\.csv: {problem}; give a CSV with columns epoch "
+    with pytest.raises(UserError, match=said) as caught:
+        load(root, **curves)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_a_suite_plans_no_more_is_removed_and_nothing_else(root: Path) -> None:
+    write(load(root, runs={**SUITE["runs"], "longer": {"base": "one", "set": {"training.epochs": 2}}}, cited=["other"]))
+    results = root / "results/micro"
+    mine = [results / name for name in ("notes.yaml", "ablations.csv", "runs/longer/recipe.yaml")]
+    for file in mine[:2]:
+        file.write_text("mine")
+    planned = [results / f"{name}.yaml" for name in ("ablations", "published")]
+    assert all(file.is_file() for file in planned)
+    write(load(root))
+    assert not any(file.exists() for file in planned)
+    assert all(file.is_file() for file in mine)
+
+
+@pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"thread": 1}, r"^mine.yaml: thread: unknown key"),
@@ -252,7 +290,7 @@ def test_an_ablation_is_its_base_with_other_keys(root: Path) -> None:
     [
         (
             {"base": "two", "set": {"training.epochs": 1}},
-            r"changed\.base: there is no run two; the suite has one",
+            r"changed\.base: there is no run two; the suite has one, released, theirs, changed",
         ),
         (
             {"base": "changed", "set": {"training.epochs": 1}},
@@ -262,6 +300,10 @@ def test_an_ablation_is_its_base_with_other_keys(root: Path) -> None:
         ({"base": "one", "set": {}}, r"runs\.changed\.set: dictionary should have at least 1 item"),
         ({"base": "one"}, r"runs\.changed\.set: is missing"),
         ({"base": "one", "recipe": "first", "set": {"training.epochs": 1}}, r"runs\.changed\.recipe: unknown key"),
+        (
+            {"base": "released", "set": {"evaluation.batch_size": 2}, "seeds": [0, 1, 2]},
+            r"^mine\.yaml: runs\.changed: seeds: released weights have no seed of ours; write \[0\]$",
+        ),
         ({"base": "theirs", "set": {"training.epochs": 1}}, "theirs is a results file, which has no recipe to change"),
     ],
 )
@@ -269,7 +311,22 @@ def test_an_ablation_that_cannot_be_is_refused(root: Path, ablation: dict[str, A
     (root / "theirs.json").write_text("[]")
     theirs = {"results_file": "theirs.json", "model": "Theirs", "source": "a program"}
     with pytest.raises(UserError, match=message):
-        load(root, runs={**one_run(), "theirs": theirs, "changed": ablation})
+        load(root, runs={**one_run(), "released": released(), "theirs": theirs, "changed": ablation})
+
+
+def test_attention_is_pictured_of_a_run_that_has_some(root: Path) -> None:
+    (stage,) = RECIPE["detector"]["stages"]
+    bare = {**stage, "encoder_layers": 0, "encoder_heads": None}
+    shared = {"hand_over": "zeros", "prediction_heads": "shared", "query_embedding": "shared"}
+    two = {f"detector.{key}": value for key, value in shared.items()}
+    without = one_run(**two, **{"detector.stages": [bare, bare], "detector.encoder_block": None})["one"]
+    partly = one_run(**two, **{"detector.stages": [bare, stage]})["one"]
+    plan = load(root, runs={"without": without})
+    assert plan.stacked_run is None
+    assert not plan.pictures
+    plan = load(root, runs={"without": without, **one_run()})
+    assert (plan.stacked_run, plan.pictures) == ("one", ("qkva/qkva_grid",))
+    assert load(root, runs={**one_run(), "partly": partly}).stacked_run == "partly"
 
 
 def test_a_results_file_is_a_run(root: Path) -> None:

@@ -27,9 +27,11 @@ LIBRARY = (
     "sdetr/cli/tables.py",
     "sdetr/engine/train.py",
     "sdetr/engine/predict.py",
+    "sdetr/engine/device.py",
     "sdetr/models/stacked.py",
     "sdetr/data/coco.py",
     "sdetr/evaluation/coco_metrics.py",
+    "sdetr/evaluation/results_file.py",
     "baselines/detr.py",
 )
 DATASET: dict[str, Any] = {
@@ -88,7 +90,7 @@ RECIPE: dict[str, Any] = {
         "momentum": None,
         "clip_norm": None,
     },
-    "schedule": {"kind": "step", "warmup_steps": 0, "drop_epochs": [], "factor": 0.1},
+    "schedule": {"kind": "step", "warmup_steps": 0, "drop_epochs": [], "factor": None},
     "training": {
         "epochs": 1,
         "max_steps": None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -62,6 +63,8 @@ def test_removing_a_run_makes_the_tables_anew(tree: Tree) -> None:
     [
         ("sdetr/evaluation/coco_metrics.py", SCORED),
         ("sdetr/engine/train.py", {job for job in SCORED if "bootstrap" not in job}),
+        ("sdetr/engine/device.py", SCORED | PREDICTED),
+        ("sdetr/evaluation/results_file.py", SCORED | PREDICTED),
         ("sdetr/models/stacked.py", SCORED | PREDICTED | {"qkva"}),
         ("baselines/detr.py", SCORED | PREDICTED),
     ],
@@ -139,6 +142,23 @@ def test_the_command_line_reaches_the_commands(tree: Tree) -> None:
         "--recipe-name first --dataset results/micro/dataset.yaml --out results/micro/runs/one/seed1 "
         "--backbone-weights results/micro/runs/pretraining/backbone.pt --threads 1 --gpus 0 --workers 3"
     )
+
+
+def test_the_command_in_the_report_makes_the_suite_again(tree: Tree) -> None:
+    (tree.root / "calls.log").unlink()
+    tree.write("config/demo.yaml", {**SUITE, "gpus": -1})
+    tree.write("config/no GPU.yaml", {"gpus": 0})
+    files = ("--configfile", "config/demo.yaml", "config/no GPU.yaml")
+    items = ("workers=3", "set={training.epochs: 1}", "description=what {braces} and 'quotes' hold")
+    outcome = tree.snakemake(*files, "--config", *items, "--forcerun", "report")
+    assert outcome.code == 0, outcome.text
+    report = next(line for line in (tree.root / "calls.log").read_text().splitlines() if line.startswith("report "))
+    command = shlex.split(report.partition(" --made-by ")[2])
+    assert command[0] == "snakemake"
+    again = tree.snakemake(*command[1:], "results/micro/runs/one/seed0/metrics.json", "--dry-run", cores=())
+    assert again.code == 0, again.text
+    assert "Nothing to be done" in again.text
+    assert set(items) <= set(command)
 
 
 def test_the_gpu_budget_is_read_without_asking(tree: Tree) -> None:

@@ -37,10 +37,6 @@ TABLES = [RESULTS / f"{name}.csv" for name in PLAN.tables]
 FIGURES = [RESULTS / f"figures/{name}.png" for name in PLAN.figures]
 # Those that rules of their own draw.
 PICTURES = [RESULTS / f"figures/{name}.png" for name in PLAN.pictures]
-# How a reader of the report makes it again.
-MADE_BY = "snakemake --cores all" + (
-    f" --configfile {SUITE_FILES}" if workflow.overwrite_configfiles else ""
-)
 BACKBONE = RESULTS / "runs/pretraining/backbone.pt"
 SEED = RESULTS / "runs/{run}/seed{seed}"
 SEED_LOGS = LOGS / "{run}-seed{seed}"
@@ -53,6 +49,19 @@ SDETR = f"{shlex.quote(sys.executable)} -m sdetr"
 shell.prefix(
     "set -euo pipefail; trap : HUP TERM; tee() (trap '' HUP INT TERM; exec tee \"$@\"); "
 )
+
+
+def made_by(_wildcards):
+    """The command that makes this suite again; last an option of one value, so that files can be named after it."""
+    options = {
+        "--configfile": [
+            os.path.relpath(file) for file in workflow.overwrite_configfiles
+        ],
+        "--config": workflow.config_settings.config_args,
+        "--cores": ["all"],
+    }
+    given = [[option, *values] for option, values in options.items() if values]
+    return shlex.join(["snakemake", *(word for words in given for word in words)])
 
 
 def one_of(names):

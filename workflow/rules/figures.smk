@@ -21,7 +21,7 @@ rule figures:
     params:
         sdetr=SDETR,
         results=RESULTS,
-        references=" ".join(
+        references=lambda _wildcards: " ".join(
             f"--reference {shlex.quote(label)} {shlex.quote(str(file))}"
             for label, file in SUITE.reference_curves.items()
         ),

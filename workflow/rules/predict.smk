@@ -7,6 +7,8 @@ if PLAN.runs:
                 "sdetr/data/**/*.py",
                 "sdetr/models/**/*.py",
                 "sdetr/engine/predict.py",
+                "sdetr/engine/device.py",
+                "sdetr/evaluation/results_file.py",
                 "sdetr/detector.py",
                 "sdetr/structures.py",
                 "baselines/**/*.py",

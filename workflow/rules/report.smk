@@ -18,8 +18,9 @@ rule report:
     params:
         sdetr=SDETR,
         results=RESULTS,
-        description=SUITE.description,
-        made_by=MADE_BY,
+        # Snakemake takes a text with braces for a pattern, but not one that a function gives.
+        description=lambda _wildcards: SUITE.description,
+        made_by=made_by,
     shell:
         "{params.sdetr} report --out {params.results:q} --description {params.description:q} "
         "--made-by {params.made_by:q} 2>&1 | tee -i {log:q}"

@@ -18,7 +18,7 @@ from sdetr.evaluation.bootstrap import (
     paired_bootstrap,
     resample,
 )
-from sdetr.evaluation.bootstrap_file import difference_interval, read_bootstrap, write_bootstrap
+from sdetr.evaluation.bootstrap_file import read_bootstrap, write_bootstrap
 from sdetr.evaluation.coco_metrics import METRICS, evaluate
 from sdetr.evaluation.matches import match_run
 from sdetr.evaluation.weighted_metrics import weighted_metrics
@@ -158,8 +158,8 @@ def test_the_file_keeps_everything(tmp_path: Path, runs: dict[str, Bootstrap]) -
         np.testing.assert_array_equal(read.values[metric], runs["a"].values[metric])
     for name in ("images", "seed", "resamples", "annotations_sha256", "resamples_sha256"):
         assert getattr(read, name) == getattr(runs["a"], name), name
-    found = difference_interval([paths["a"], paths["c"]], [paths["b"]], "APm")
-    assert found == image_difference([runs["a"], runs["c"]], [runs["b"]], "APm")
+    a, b, c = map(read_bootstrap, paths.values())
+    assert image_difference([a, c], [b], "APm") == image_difference([runs["a"], runs["c"]], [runs["b"]], "APm")
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{}", b"PK\x03\x04 and no more"])

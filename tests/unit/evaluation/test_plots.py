@@ -61,11 +61,14 @@ def test_pictures_are_the_same_twice(suite: Path, tmp_path: Path) -> None:
         assert (copy / "figures" / path.name).read_bytes() == path.read_bytes(), path.name
 
 
-def test_a_suite_without_claims_ablations_and_trainings_has_no_pictures_of_them(suite: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("gone", ["csv", "yaml"], ids=["table", "plan"])
+def test_a_suite_without_claims_ablations_and_trainings_has_no_pictures_of_them(
+    suite: Path, tmp_path: Path, gone: str
+) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(suite, copy)
-    for name in ("claims.csv", "ablations.csv"):
-        (copy / name).unlink()
+    for name in ("claims", "ablations"):
+        (copy / f"{name}.{gone}").unlink()
     table = pd.read_csv(copy / "detectors.csv")
     table.assign(origin="released_weights").to_csv(copy / "detectors.csv", index=False)
     draw_figures(copy, {})
@@ -77,8 +80,18 @@ def test_a_missing_curve_is_named(suite: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(suite, copy)
     (copy / "runs/detr/seed1/train.csv").unlink()
-    with pytest.raises(UserError, match=r"detr/seed1/train\.csv: cannot be read"):
+    with pytest.raises(UserError, match=r"detr/seed1/train\.csv: there is no such file"):
         draw_figures(copy, {})
+
+
+@pytest.mark.parametrize(("column", "missing"), [("epoch", "AP"), ("AP", "epoch")])
+def test_a_log_of_others_without_a_column_is_named(suite: Path, tmp_path: Path, column: str, missing: str) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(suite, copy)
+    log = tmp_path / "log.csv"
+    log.write_text(f"{column}\n0.5\n")
+    with pytest.raises(UserError, match=f"^{log}: column {missing} is missing; write the file again$"):
+        draw_figures(copy, {"theirs": log})
 
 
 def test_a_picture_that_fails_leaves_no_file(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from sdetr.evaluation.report_pictures import read_pictures
 from sdetr.evaluation.report_tables import Cell, Column, circumstance, digits, make_table, number, percent, text
 from tests.unit.evaluation.finished import INJECTION, RUNS, SEEDS, finished_suite
 
-COMMAND = "snakemake --cores all --configfile config/mine.yaml"
+COMMAND = "snakemake --configfile config/mine.yaml --cores all"
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +160,18 @@ def test_what_a_suite_does_not_have_is_no_section(copy: Path) -> None:
     assert sorted(re.findall(r'<a href="#(\w+)">', page)) == sorted(sections)
     assert "<h1>copy</h1>" in page or "<h1>mine</h1>" in page
     assert "No interval over images was computed" in page
+
+
+def test_tables_of_an_earlier_plan_are_not_reported(copy: Path) -> None:
+    assert read_finished_suite(copy).main_runs == ["sdetr", "detr"]
+    for name in ("claims", "ablations"):
+        (copy / f"{name}.yaml").unlink()
+    shutil.rmtree(copy / "figures")
+    write_report(copy, "without them", COMMAND)
+    sections = re.findall(r'<section id="(\w+)">', (copy / "report.html").read_text())
+    assert sections == ["detectors", "cost", "attention", "limits", "again"]
+    assert read_finished_suite(copy).main_runs == list(RUNS)
+    assert (copy / "ablations.csv").is_file()
 
 
 def test_every_link_within_the_page_leads_somewhere(page: str) -> None:
