@@ -63,7 +63,7 @@ class _ExactAnchors(AnchorGenerator):  # type: ignore[misc]  # torchvision has n
 
 
 def _in_float32(_module: nn.Module, _inputs: Any, outputs: tuple[Any, Any]) -> tuple[Any, ...]:
-    """torchvision computes boxes, and rounds the true ones, in the type of what a head gives: a tensor, or one a level."""
+    """Boxes are computed, and the true ones rounded, in the type of what a head gives: a tensor, or one per level."""
     return tuple([o.float() for o in given] if isinstance(given, list) else given.float() for given in outputs)
 
 
