@@ -39,6 +39,8 @@ class Compiled(Generic[Module, Result]):
         Raises:
             UserError: the machine cannot compile it, or makes no CUDA graphs.
         """
+        if self._mode == "reduce-overhead" and batch.pixels.device.type != "cuda":
+            raise UserError("detector.compile: reduce-overhead makes CUDA graphs, which need a GPU; set it to default")
         self._announce(batch)
         try:
             with dynamo.patch(recompile_limit=_PROGRAMS, accumulated_recompile_limit=_PROGRAMS):
@@ -54,8 +56,6 @@ class Compiled(Generic[Module, Result]):
         shape = tuple(batch.pixels.shape)
         if (shape, batch.is_padded) in self._shapes:
             return
-        if self._mode == "reduce-overhead" and batch.pixels.device.type != "cuda":
-            raise UserError("detector.compile: reduce-overhead makes CUDA graphs, which need a GPU; set it to default")
         self._shapes.add((shape, batch.is_padded))
         size = " x ".join(str(side) for side in (shape[0], *shape[2:]))
         _log.info("compiling for batches of %s, program %d: some minutes for a large model", size, len(self._shapes))

@@ -138,6 +138,9 @@ def test_from_an_address_to_the_tables(
     assert main(["fetch", address, "--sha256", checksum[:8], "--out", str(folder / "detr.pth")]) == 0
     assert convert(folder, folder / "detr.pth", weights=address, sha256=checksum[:8]) == 0
     out = folder / "seed0"
+    written = (out / "weights.pt").read_bytes()
+    assert convert(folder, folder / "detr.pth", weights=address, sha256=checksum[:8]) == 0
+    assert (out / "weights.pt").read_bytes() == written  # so the hash in the records stays
     weights = torch.load(out / "weights.pt", weights_only=True)
     assert weights.keys() == own.keys()
     assert all(torch.equal(weights[name], value) for name, value in own.items())

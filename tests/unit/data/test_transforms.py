@@ -237,3 +237,8 @@ def test_pixels_do_not_depend_on_how_the_image_lies_in_memory(crop):
         assert torch.equal(samples[0][0], samples[1][0])
         # A window must not drag the image that it was cut from through the loader.
         assert samples[1][0].untyped_storage().nbytes() == samples[1][0].nbytes
+
+
+@pytest.mark.parametrize("size", [(1, 3000), (2, 6000), (6000, 2)])
+def test_a_very_long_image_keeps_a_pixel_of_its_short_side(size: tuple[int, int]) -> None:
+    assert min(transforms.resized_size(size, 800, 1333)) == 1

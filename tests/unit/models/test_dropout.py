@@ -53,3 +53,11 @@ def test_nothing_is_dropped_or_drawn_without_need() -> None:
     assert torch.equal(layer(x), nn.Dropout(0.5).eval()(x))
     assert torch.equal(dropout(x, 0.0, training=True), x)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("probability", "kept"), [(5e-6, 1.0), (0.999995, 0.0)])
+def test_a_probability_that_16_bits_cannot_hold_is_torchs(probability: float, kept: float) -> None:
+    torch.manual_seed(0)
+    found = dropout(torch.ones(10_000), probability, training=True)
+    assert bool(found.isfinite().all())
+    assert (found != 0).float().mean().item() == pytest.approx(kept, abs=1e-3)
