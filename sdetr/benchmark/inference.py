@@ -15,7 +15,8 @@ from torch import Tensor
 
 from sdetr.benchmark.comparison import Comparison, Scale, Side
 from sdetr.benchmark.machine import compiles
-from sdetr.benchmark.training import new_detector, plain_twin
+from sdetr.benchmark.plain_model import plain_twin
+from sdetr.benchmark.training import new_detector
 from sdetr.benchmark.transformers_detr import transformers_detr
 from sdetr.engine.device import mixed_precision
 from sdetr.evaluation.cost import gflops

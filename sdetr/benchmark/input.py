@@ -67,12 +67,10 @@ def comparisons(_device: torch.device, scale: Scale) -> Iterator[Comparison]:
         UserError: the package was installed without its recipes and test images.
         RuntimeError: the sides differ in a size, a box, a label, or by more than the bound in a pixel.
     """
-    root = Path(sdetr.__file__).resolve().parents[1]
-    if not (root / _IMAGES).is_dir():
-        raise UserError(f"{root}: holds no {_IMAGES}; input is timed in a clone of the project: run it there")
+    root = clone()
     split = sample_split(root)
     ours, theirs = CocoImages(split, "category_id"), PlainImages.of(split)
-    config = read_recipe(root / _RECIPE).transforms.train
+    config = paper_transforms(root)
     seeds = range(_SAMPLES[scale])
     check(ours, theirs, config, seeds)
     threads = torch.get_num_threads()
@@ -124,6 +122,23 @@ class PlainImages:
             tuple(split.images / image["file_name"] for image in images),
             tuple([o for o in content["annotations"] if o["image_id"] == image["id"]] for image in images),
         )
+
+
+def clone() -> Path:
+    """The clone of the project that this code is in.
+
+    Raises:
+        UserError: the package was installed without its recipes and test images.
+    """
+    root = Path(sdetr.__file__).resolve().parents[1]
+    if not (root / _IMAGES).is_dir():
+        raise UserError(f"{root}: holds no {_IMAGES}; real images are timed in a clone of the project: run it there")
+    return root
+
+
+def paper_transforms(root: Path) -> TrainTransforms:
+    """The augmentation that the paper trains SDETR R50 with."""
+    return read_recipe(root / _RECIPE).transforms.train
 
 
 def sample_split(root: Path) -> SplitPaths:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -12,25 +10,24 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.resnet import Bottleneck
 
 from sdetr.architectures import architecture
 from sdetr.benchmark.comparison import Comparison, Scale, Side
+from sdetr.benchmark.input import clone, paper_transforms, project_sample, sample_split
 from sdetr.benchmark.machine import compiles
+from sdetr.benchmark.plain_model import plain_twin
 from sdetr.benchmark.transformers_detr import their_labels, transformers_detr
 from sdetr.config import OptimizerConfig
+from sdetr.data.coco import CocoImages
 from sdetr.detector import create_detector
-from sdetr.engine.device import mixed_precision
+from sdetr.engine.device import images_to_device, mixed_precision, targets_to_device
 from sdetr.engine.precision import random_target
 from sdetr.engine.train import build_optimizer, clip_gradients
 from sdetr.evaluation.cost import gflops, trainable_parameters
 from sdetr.inspection.attention_cost import peak_bytes
-from sdetr.models.attention import Attention
-from sdetr.models.dropout import Dropout
-from sdetr.models.normalize import IMAGENET_MEAN, IMAGENET_STD
-from sdetr.models.resnet import FoldedBottleneck, Stem
+from sdetr.models.padding import largest_size, pad_images
 from sdetr.models.stacked import StackedDETR
-from sdetr.structures import Target
+from sdetr.structures import Batch, Target
 
 _GOAL = 4.0
 # bfloat16 has 8 bits: what a loss of the same weights may differ by.
@@ -44,7 +41,7 @@ _PAPER = OptimizerConfig(
     momentum=None,
     clip_norm=0.1,
 )
-_PROJECT = "bf16, channels_last, fused attention and optimizer, folded norms"
+_PROJECT = "bf16, channels_last, fused attention and optimizer, folded norms, no tokens of padding"
 _DIFFERS = "precision: bf16 in place of fp32"
 
 
@@ -56,45 +53,66 @@ class Work:
     targets: list[Target]
 
     def __str__(self) -> str:
-        height, width = self.images[0].shape[-2:]
-        return f"{len(self.images)} x {height} x {width}"
+        height, width = largest_size(self.images)
+        batch = f"{len(self.images)} x {height} x {width}"
+        share = sum(image[0].numel() for image in self.images) / (len(self.images) * height * width)
+        return (
+            batch if share == 1 else f"COCO images as SDETR R50 trains on them, padded to {batch} ({share:.0%} image)"
+        )
 
 
 def comparisons(device: torch.device, scale: Scale) -> Iterator[Comparison]:
     """DETR R50 against transformers' in fp32, SDETR R50 against a plain form of itself in fp32, and torch.compile.
 
+    Both on images of one size, and on images of unequal size that are padded to one batch, as in training.
+
     Raises:
+        UserError: the package was installed without its recipes and test images.
         RuntimeError: the losses of both sides differ by more than 2 %.
     """
-    work = _work(device, scale)
-    yield _against_transformers(work, device)
-    yield _against_plain("sdetr_r50", "SDETR R50", work, device)
+    work = _equal_images(device, scale)
+    for images in (work, _unequal_images(device, scale)):
+        yield _against_transformers(images, device)
+        yield _against_plain("sdetr_r50", "SDETR R50", images, device)
     if scale == "full" and compiles(device):
         for mode in ("default", "reduce-overhead") if device.type == "cuda" else ("default",):
             yield _compiled_against_eager("sdetr_r50", "SDETR R50", work, device, mode)
 
 
-def _work(device: torch.device, scale: Scale) -> Work:
-    torch.manual_seed(0)
+def _equal_images(device: torch.device, scale: Scale) -> Work:
     count, size = (16, (800, 1066)) if device.type == "cuda" else (2, (480, 640))
     if scale == "small":
         count, size = 1, (64, 96)
-    return Work(
-        list(torch.rand(count, 3, *size, device=device)), [random_target(size).to(device) for _ in range(count)]
-    )
+    return _random_images([size] * count, device)
+
+
+def _unequal_images(device: torch.device, scale: Scale) -> Work:
+    """What the paper's augmentation makes of the real COCO images among the tests' files."""
+    if scale == "small":
+        return _random_images([(64, 96), (96, 64)], device)
+    root = clone()
+    images, transforms = CocoImages(sample_split(root), "category_id"), paper_transforms(root)
+    samples = [project_sample(images, transforms, seed) for seed in range(16 if device.type == "cuda" else 4)]
+    batch = Batch([image for image, _ in samples], [target for _, target in samples])
+    return Work(images_to_device(batch, device), targets_to_device(batch, device))
+
+
+def _random_images(sizes: Sequence[tuple[int, int]], device: torch.device) -> Work:
+    torch.manual_seed(0)
+    images = [torch.rand(3, *size, device=device) for size in sizes]
+    return Work(images, [random_target(size).to(device) for size in sizes])
 
 
 def _against_transformers(work: Work, device: torch.device) -> Comparison:
     detector = new_detector("detr_r50", device)
     peer = transformers_detr(detector).to(device)
-    mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    # Their image processor normalises and pads before the step; so it is here.
+    batch, labels = pad_images(detector.normalize(work.images)), their_labels(work.targets)
 
     def their_loss() -> Tensor:
-        # Their image processor normalises before the step; so it is here.
-        loss: Tensor = peer(pixels, labels=labels).loss
+        loss: Tensor = peer(batch.pixels, pixel_mask=(~batch.padding).long(), labels=labels).loss
         return loss
 
-    pixels, labels = (torch.stack(work.images) - mean) / std, their_labels(work.targets)
     groups: list[dict[str, Any]] = [
         {"params": [p for name, p in peer.named_parameters() if p.requires_grad and ".backbone." not in name]},
         {"params": [p for name, p in peer.named_parameters() if p.requires_grad and ".backbone." in name], "lr": 1e-5},
@@ -119,9 +137,9 @@ def _against_plain(name: str, title: str, work: Work, device: torch.device) -> C
 
 
 def training_step(name: str, device: torch.device, scale: Scale) -> Callable[[], None]:
-    """The project's step of an architecture, as it is compared."""
+    """The project's step of an architecture, on images of unequal size."""
     detector = new_detector(name, device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    loss = partial(_fast_loss, detector, _work(device, scale), device)
+    loss = partial(_fast_loss, detector, _unequal_images(device, scale), device)
     return step(detector, loss, build_optimizer(detector, _PAPER))
 
 
@@ -178,29 +196,6 @@ def new_detector(name: str, device: torch.device, **changes: str) -> StackedDETR
         if buffer_name.endswith("running_var"):
             buffer.uniform_(1.5, 2.5)
     return detector.to(device)
-
-
-def plain_twin(detector: StackedDETR) -> StackedDETR:
-    """The same weights in the reference's form: attention matrices, torch's dropout, torchvision's ResNet blocks."""
-    twin = copy.deepcopy(detector)
-    stem = twin.backbone.stem
-    assert isinstance(stem, Stem)
-    parts: tuple[tuple[str, nn.Module], ...] = (
-        ("conv1", stem.conv1),
-        ("bn1", stem.bn1),
-        ("relu", nn.ReLU(inplace=True)),
-        ("maxpool", stem.maxpool),
-    )
-    twin.backbone.stem = nn.Sequential(OrderedDict(parts))
-    for module in twin.modules():
-        if isinstance(module, Attention):
-            module.kind = "plain"
-        if isinstance(module, FoldedBottleneck):
-            module.__class__ = Bottleneck
-        for name, child in module.named_children():
-            if isinstance(child, Dropout):
-                setattr(module, name, nn.Dropout(child.probability))
-    return twin.train(detector.training)
 
 
 def step(detector: nn.Module, loss: Callable[[], Tensor], optimizer: torch.optim.Optimizer) -> Callable[[], None]:

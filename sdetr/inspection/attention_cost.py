@@ -132,7 +132,7 @@ def _cases(grids: Sequence[Grid], device: torch.device) -> Iterator[Case]:
 def _core(attention: Attention, tokens: Tensor, with_gradient: bool) -> tuple[Tensor, list[Tensor], Tensor]:
     """The output, what it is differentiated by, and the gradient that comes in."""
     q, k, v = (split.detach().requires_grad_(with_gradient) for split in _heads(tokens, attention.heads))
-    return attention.mix(q, k, v, None), [q, k, v], _heads(tokens, attention.heads)[2]
+    return attention.mix(q, k, v), [q, k, v], _heads(tokens, attention.heads)[2]
 
 
 def _heads(tokens: Tensor, heads: int) -> Tensor:

@@ -6,7 +6,7 @@ h x w images: tile (i, j) shows where token (i, j) looks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -66,7 +66,7 @@ class QKVA:
         Args:
             tokens: whole numbers of any shape, counted along the rows; all of A is ``torch.arange(h * w).view(h, w)``.
         """
-        rows = attention_matrix(self.q[None, :, tokens.flatten()], self.k[None], None)
+        rows = attention_matrix(self.q[None, :, tokens.flatten()], self.k[None])
         return rows.view(self.heads, *tokens.shape, *self.grid)
 
 
@@ -116,11 +116,11 @@ def _keep(
     layer: int,
     level: str,
     attention: nn.Module,
-    inputs: tuple[Tensor, Tensor, Tensor, Tensor | None],
+    inputs: tuple[Tensor, Tensor, Tensor, Sequence[int] | None],
     output: Tensor,
 ) -> None:
     assert isinstance(attention, Attention)
-    query, key, value, padding = inputs
-    assert padding is None  # an image alone is not padded
+    query, key, value, lengths = inputs
+    assert lengths is None  # an image alone is not packed
     q, k, v = (x[0].float().cpu() for x in attention.project(query, key, value))
     found.append(QKVA(stage, layer, level, grids[-1], q, k, v, output[0].float().cpu()))

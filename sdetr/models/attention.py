@@ -1,8 +1,9 @@
-"""Multi-head attention with a key padding mask; one head is the same code."""
+"""Multi-head attention, within images that are packed in one row too; one head is the same code."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -29,34 +30,41 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(width, width)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, padding: Tensor | None) -> Tensor:
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int] | None) -> Tensor:
         """Attend.
 
         Args:
             query: (B, Q, width).
             key: (B, S, width).
             value: (B, S, width).
-            padding: (B, S) bool, True where a key is padding; None where nothing is.
+            lengths: where the tokens of B images are packed in one row, (1, T, width) of keys and values, the number
+                of tokens of each image; queries are packed so too, or have a row for each image. None: a row is an
+                image.
 
         Returns:
-            (B, Q, width).
+            As ``query``.
         """
         q, k, v = self.project(query, key, value)
-        mixed = self.mix(q, k, v, None if padding is None else ~padding[:, None, None, :])
+        if lengths is None:
+            mixed = self.mix(q, k, v)
+        else:
+            packed = len(query) != len(lengths)
+            keys, values = (torch.split(x, list(lengths), dim=2) for x in (k, v))
+            queries = torch.split(q, list(lengths), dim=2) if packed else torch.split(q, 1)
+            images = [self.mix(*image) for image in zip(queries, keys, values, strict=True)]
+            mixed = torch.cat(images, dim=2 if packed else 0)
         output: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
         return output
 
-    def mix(self, q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None) -> Tensor:
-        """Attention without its projections: (B, heads, Q, d), from q alike, k and v (B, heads, S, d); ``keep`` as in
-        `attention_matrix`.
-        """
+    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attention without its projections: (B, heads, Q, d), from q alike, k and v (B, heads, S, d)."""
         probability = self.dropout if self.training else 0.0
         if self.kind == "plain":
-            return F.dropout(attention_matrix(q, k, keep), probability, self.training) @ v
+            return F.dropout(attention_matrix(q, k), probability, self.training) @ v
         if q.device.type == "cpu" and probability > 0:
             # No fused kernel of the CPU drops anything: torch would build the matrix too, and more slowly.
-            return dropout(attention_matrix(q, k, keep), probability, self.training) @ v
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=keep, dropout_p=probability)
+            return dropout(attention_matrix(q, k), probability, self.training) @ v
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=probability)
 
     def project(self, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
         """Q, K and V, each (B, heads, tokens, width / heads), from tokens as in `forward`."""
@@ -70,19 +78,15 @@ class Attention(nn.Module):
         return [x.view(*x.shape[:2], self.heads, -1).transpose(1, 2) for x in projected]
 
 
-def attention_matrix(q: Tensor, k: Tensor, keep: Tensor | None) -> Tensor:
+def attention_matrix(q: Tensor, k: Tensor) -> Tensor:
     """How much each query takes from each key: softmax(q k^T / sqrt(d)) (arXiv 1706.03762, equation 1).
 
     Args:
         q: (B, heads, Q, d).
         k: (B, heads, S, d).
-        keep: bool, broadcast to (B, heads, Q, S), True where a key may be attended to; None where all may.
 
     Returns:
         (B, heads, Q, S); rows sum to 1.
     """
     # The queries are scaled, as in torch's own module: the matrix is much larger than they are.
-    scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(-2, -1)
-    if keep is not None:
-        scores = scores.masked_fill(~keep, -torch.inf)
-    return scores.softmax(-1)
+    return ((q / math.sqrt(q.shape[-1])) @ k.transpose(-2, -1)).softmax(-1)

@@ -14,18 +14,8 @@ _LEVELS = 1 << 16
 
 
 def _random_int16(count: int) -> Tensor:
+    """(count,) numbers of 16 bits, each as likely as the others."""
     return torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[:count]
-
-
-@torch.library.custom_op("sdetr::random_int16", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
-def random_int16(count: int) -> Tensor:
-    """(count,) numbers of 16 bits, each as likely as the others: one operator, which torch.compile leaves as it is."""
-    return _random_int16(count)
-
-
-@random_int16.register_fake
-def _(count: int) -> Tensor:
-    return torch.empty(count, dtype=torch.int16)
 
 
 def dropout(x: Tensor, probability: float, training: bool) -> Tensor:
@@ -35,9 +25,8 @@ def dropout(x: Tensor, probability: float, training: bool) -> Tensor:
     dropped = round(probability * _LEVELS)
     if dropped in (0, _LEVELS):  # 16 bits are too few for such a probability
         return F.dropout(x, probability, training)
-    draw = random_int16 if torch.compiler.is_compiling() else _random_int16
     # int16 counts from -32768.
-    kept = draw(x.numel()).view(x.shape) >= dropped - _LEVELS // 2
+    kept = _random_int16(x.numel()).view(x.shape) >= dropped - _LEVELS // 2
     return x * kept.to(x.dtype).mul_(_LEVELS / (_LEVELS - dropped))
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sdetr import parallel
@@ -19,16 +22,49 @@ class PaddedImages:
     Attributes:
         pixels: (B, 3, H, W).
         padding: (B, H, W) bool, True on padding.
-        is_padded: whether any image is; known without asking the device.
+        sizes: height and width of each image in pixels; on the host, so that no device is asked for them.
     """
 
     pixels: Tensor
     padding: Tensor
-    is_padded: bool
+    sizes: tuple[tuple[int, int], ...]
 
     def padding_at(self, height: int, width: int) -> Tensor:
         """(B, height, width) bool: the mask of a feature map of that size (nearest pixel, as in the reference)."""
         return F.interpolate(self.padding[:, None].float(), size=(height, width))[:, 0].bool()
+
+    def packing_at(self, height: int, width: int) -> Packing | None:
+        """The tokens of a feature map of that size that `padding_at` does not mask; None where nothing is padded."""
+        full = (self.pixels.shape[-2], self.pixels.shape[-1])
+        if all(size == full for size in self.sizes):
+            return None
+        heights, widths = zip(*self.sizes, strict=True)
+        rows, columns = _real_places(heights, full[0], height), _real_places(widths, full[1], width)
+        places = torch.arange(len(rows) * height * width, device=self.padding.device).view(-1, height, width)
+        index = [own[:r, :c].flatten() for own, r, c in zip(places, rows, columns, strict=True)]
+        return Packing(torch.cat(index), tuple(len(part) for part in index))
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """Where the tokens of a padded batch's images are; packed, they stand one after the other, without padding.
+
+    Attributes:
+        index: (T,) int64, places in the flattened (B, S) tokens, image after image.
+        lengths: number of tokens of each image; their sum is T.
+    """
+
+    index: Tensor
+    lengths: tuple[int, ...]
+
+    def pack(self, tokens: Tensor) -> Tensor:
+        """(B, S, width) to (1, T, width)."""
+        return tokens.flatten(0, 1).index_select(0, self.index)[None]
+
+    def unpack(self, tokens: Tensor, count: int) -> Tensor:
+        """(1, T, width) to (B, ``count``, width), with zeros where padding is."""
+        empty = tokens.new_zeros(len(self.lengths) * count, tokens.shape[-1])
+        return empty.index_copy(0, self.index, tokens[0]).view(len(self.lengths), count, -1)
 
 
 def pad_images(images: list[Tensor], least: tuple[int, ...] = (0, 0)) -> PaddedImages:
@@ -40,7 +76,7 @@ def pad_images(images: list[Tensor], least: tuple[int, ...] = (0, 0)) -> PaddedI
     for i, (image, (h, w)) in enumerate(zip(images, sizes, strict=True)):
         pixels[i, :, :h, :w] = image
         padding[i, :h, :w] = False
-    return PaddedImages(pixels, padding, any(size != (height, width) for size in sizes))
+    return PaddedImages(pixels, padding, tuple((size[0], size[1]) for size in sizes))
 
 
 def largest_size(images: list[Tensor]) -> tuple[int, int]:
@@ -55,3 +91,11 @@ def pad_shared_batch(images: list[Tensor], multiple: int = 1) -> PaddedImages:
     """
     least = parallel.largest(*largest_size(images))
     return pad_images(images, tuple(math.ceil(side / multiple) * multiple for side in least))
+
+
+def _real_places(real: Sequence[int], pixels: int, places: int) -> NDArray[np.int64]:
+    """How many of ``places`` lie in the first ``real`` of ``pixels``, rounded as `PaddedImages.padding_at` rounds."""
+    # As torch looks for the nearest pixel: in float32. Asked on the host, it stops no device.
+    nearest = np.floor(np.arange(places, dtype=np.float32) * (np.float32(pixels) / np.float32(places)))
+    counts: NDArray[np.int64] = (nearest < np.array(real)[:, None]).sum(1)
+    return counts

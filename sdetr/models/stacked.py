@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +55,7 @@ class StackedDETR(DetectorModule):
             loss.l1_weight,
             loss.giou_weight,
         )
-        self._compiled = None if config.compile == "none" else Compiled(StackedDETR._run_stages, config.compile)
+        self._compiled = None if config.compile == "none" else Compiled(Backbone.forward, config.compile)
         self.dense_weight = loss.dense_weight
         self.dense_heads = nn.ModuleList(
             DenseHead(config.width, num_classes) for _ in config.stages if loss.dense_weight > 0
@@ -65,13 +67,15 @@ class StackedDETR(DetectorModule):
 
     def forward(self, images: list[Tensor]) -> SetPrediction:
         """Predictions of every decoder layer of every stage; ``images`` (3, H, W) are normalised already."""
-        outputs, _ = self._run_stages(pad_images(images))
+        batch = pad_images(images)
+        outputs, _ = self._run_stages(batch, self.backbone(batch.pixels, self.levels))
         return self._predict(outputs)
 
     def loss(self, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
         """Weighted set losses of every layer, and of the dense heads where the recipe has them."""
         batch = pad_shared_batch(self.normalize(images), self.config.pad_multiple)
-        outputs, memories = self._run_compiled(batch)
+        backbone = self.backbone if self._compiled is None else partial(self._compiled, self.backbone)
+        outputs, memories = self._run_stages(batch, backbone(batch.pixels, self.levels))
         # Matching and losses are float32 whatever the precision of the layers.
         with torch.autocast(batch.pixels.device.type, enabled=False):
             prediction = self._predict(outputs)
@@ -93,24 +97,21 @@ class StackedDETR(DetectorModule):
         boxes = cxcywh_to_xyxy(prediction.boxes[-1]) * torch.stack((width, height, width, height), dim=1)[:, None]
         return [Detections(*parts) for parts in zip(boxes, scores, labels, strict=True)]
 
-    def _run_compiled(self, batch: PaddedImages) -> Outputs:
-        return self._run_stages(batch) if self._compiled is None else self._compiled(self, batch)
-
-    def _run_stages(self, batch: PaddedImages) -> Outputs:
-        """Each stage's decoder outputs (layers, B, Q, width), and its encoder memory with the grid (h, w)."""
-        features = self.backbone(batch.pixels, self.levels)
+    def _run_stages(self, batch: PaddedImages, features: dict[str, Tensor]) -> Outputs:
+        """Each stage's decoder outputs (layers, B, Q, width); what dense heads read: memory and its grid (h, w)."""
         outputs: list[Tensor] = []
         memories = []
         queries = None if self.queries is None else self.queries.weight
         for stage in self.stages:
             feature = features[str(stage.level)]
             grid = (feature.shape[-2], feature.shape[-1])
-            padding = batch.padding_at(*grid)
+            packing = batch.packing_at(*grid)
             handed = outputs[-1][-1] if outputs and self.config.hand_over == "decoder_output" else None
-            mask = padding if batch.is_padded else None
-            decoded, memory = stage(feature, self.position(padding), mask, queries, handed)
+            position = self.position(batch.padding_at(*grid))
+            decoded, memory = stage(feature, position, packing, queries, handed)
             outputs.append(decoded)
-            memories.append((memory, grid))
+            if self.dense_heads:
+                memories.append((memory if packing is None else packing.unpack(memory, math.prod(grid)), grid))
         return outputs, memories
 
     def _predict(self, outputs: Sequence[Tensor]) -> SetPrediction:

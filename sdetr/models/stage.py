@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,6 +11,9 @@ from torch import Tensor, nn
 from sdetr.config import StackedDETRConfig, StageConfig
 from sdetr.models.attention import Attention
 from sdetr.models.dropout import Dropout
+from sdetr.models.padding import Packing
+
+Lengths = Sequence[int] | None
 
 
 class FeedForward(nn.Module):
@@ -57,11 +62,11 @@ class EncoderLayer(nn.Module):
         self.residual1 = Residual(config.width, config.dropout, norm_first)
         self.residual2 = Residual(config.width, config.dropout, norm_first)
 
-    def forward(self, x: Tensor, position: Tensor, padding: Tensor | None) -> Tensor:
-        """Tokens (B, S, width), positions alike, padding (B, S) to tokens."""
+    def forward(self, x: Tensor, position: Tensor, lengths: Lengths) -> Tensor:
+        """Tokens (B, S, width), or packed with their ``lengths``, and positions alike to tokens."""
         read = self.residual1.before(x)
         query = read + position
-        x = self.residual1.after(x, self.self_attention(query, query, read, padding))
+        x = self.residual1.after(x, self.self_attention(query, query, read, lengths))
         return self.residual2.after(x, self.feed_forward(self.residual2.before(x)))
 
 
@@ -79,11 +84,11 @@ class ParallelEncoderLayer(nn.Module):
         self.feed_forward = FeedForward(config.width, config.feedforward_width, config.dropout)
         self.residual = Residual(config.width, config.dropout, config.norm == "pre")
 
-    def forward(self, x: Tensor, position: Tensor, padding: Tensor | None) -> Tensor:
-        """Tokens (B, S, width), positions alike, padding (B, S) to tokens."""
+    def forward(self, x: Tensor, position: Tensor, lengths: Lengths) -> Tensor:
+        """Tokens (B, S, width), or packed with their ``lengths``, and positions alike to tokens."""
         read = self.residual.before(x)
         query = read + position
-        return self.residual.after(x, self.self_attention(query, query, read, padding), self.feed_forward(read))
+        return self.residual.after(x, self.self_attention(query, query, read, lengths), self.feed_forward(read))
 
 
 class DecoderLayer(nn.Module):
@@ -99,15 +104,15 @@ class DecoderLayer(nn.Module):
         self.residual2 = Residual(config.width, config.dropout, norm_first)
         self.residual3 = Residual(config.width, config.dropout, norm_first)
 
-    def forward(self, x: Tensor, queries: Tensor, keys: Tensor, memory: Tensor, padding: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, queries: Tensor, keys: Tensor, memory: Tensor, lengths: Lengths) -> Tensor:
         """Decode once.
 
         Args:
             x: (B, Q, width), the stream.
             queries: (Q, width), the learned query embedding, added wherever the stream asks.
-            keys: (B, S, width), memory plus its position encoding.
-            memory: (B, S, width).
-            padding: (B, S) or None.
+            keys: (B, S, width), or packed, memory plus its position encoding.
+            memory: alike, the encoder's output.
+            lengths: tokens of each image where memory is packed; None where it is not.
 
         Returns:
             (B, Q, width).
@@ -116,7 +121,7 @@ class DecoderLayer(nn.Module):
         query = read + queries
         x = self.residual1.after(x, self.self_attention(query, query, read, None))
         query = self.residual2.before(x) + queries
-        x = self.residual2.after(x, self.cross_attention(query, keys, memory, padding))
+        x = self.residual2.after(x, self.cross_attention(query, keys, memory, lengths))
         return self.residual3.after(x, self.feed_forward(self.residual3.before(x)))
 
 
@@ -141,32 +146,40 @@ class Stage(nn.Module):
                     nn.init.xavier_uniform_(parameter)
 
     def forward(
-        self, feature: Tensor, position: Tensor, padding: Tensor | None, queries: Tensor | None, handed: Tensor | None
+        self,
+        feature: Tensor,
+        position: Tensor,
+        packing: Packing | None,
+        queries: Tensor | None,
+        handed: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """Encode a level and decode it.
 
         Args:
             feature: (B, channels, h, w).
             position: (B, width, h, w).
-            padding: (B, h, w) bool, or None where nothing is padded.
+            packing: which tokens are an image's: the others take no part. None where nothing is padded.
             queries: (Q, width), the query embedding of the whole stack; None where the stage has its own.
             handed: (B, Q, width), the last decoder output of the stage before; None starts from zeros.
 
         Returns:
-            Decoder outputs (layers, B, Q, width), normalised, first to last; encoder memory (B, h * w, width).
+            Decoder outputs (layers, B, Q, width), normalised, first to last; encoder memory (B, h * w, width), or as
+            ``packing`` packs it.
         """
         queries = self.queries.weight if self.queries is not None else queries
         assert queries is not None
         memory = self.projection(feature).flatten(2).transpose(1, 2)
         places = position.flatten(2).transpose(1, 2).to(memory.dtype)
-        padding = None if padding is None else padding.flatten(1)
+        lengths = None
+        if packing is not None:
+            memory, places, lengths = packing.pack(memory), packing.pack(places), packing.lengths
         for layer in self.encoder:
-            memory = layer(memory, places, padding)
+            memory = layer(memory, places, lengths)
         memory = self.encoder_norm(memory)
-        x = memory.new_zeros(len(memory), *queries.shape) if handed is None else handed
+        x = memory.new_zeros(len(feature), *queries.shape) if handed is None else handed
         keys = memory + places
         outputs = []
         for layer in self.decoder:
-            x = layer(x, queries, keys, memory, padding)
+            x = layer(x, queries, keys, memory, lengths)
             outputs.append(self.decoder_norm(x))
         return torch.stack(outputs), memory

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from sdetr.benchmark import training
+from sdetr.benchmark.plain_model import plain_twin
 from sdetr.evaluation.cost import trainable_parameters
 
 CPU = torch.device("cpu")
@@ -22,7 +23,7 @@ def test_both_sides_of_each_comparison_train() -> None:
 
 def test_a_plain_twin_computes_the_same_without_the_fast_parts() -> None:
     detector = training.new_detector("sdetr_r50", CPU).eval()
-    twin = training.plain_twin(detector)
+    twin = plain_twin(detector)
     assert twin.state_dict().keys() == detector.state_dict().keys()
     assert trainable_parameters(twin) == trainable_parameters(detector)
     assert any(isinstance(module, nn.Dropout) for module in twin.modules())
@@ -33,14 +34,13 @@ def test_a_plain_twin_computes_the_same_without_the_fast_parts() -> None:
 
 
 def test_a_peer_that_does_something_else_is_no_peer(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = training.plain_twin
 
     def other(detector: training.StackedDETR) -> training.StackedDETR:
-        twin = real(detector)
+        twin = plain_twin(detector)
         twin.criterion.weights = {name: 2 * weight for name, weight in twin.criterion.weights.items()}
         return twin
 
     monkeypatch.setattr(training, "plain_twin", other)
-    work = training._work(CPU, "small")
+    work = training._equal_images(CPU, "small")
     with pytest.raises(RuntimeError, match="they must do the same"):
         training._against_plain("sdetr_r50", "SDETR R50", work, CPU)

@@ -77,9 +77,11 @@ def test_mask_and_position_encoding(case: Case) -> None:
     assert_close(detector.position(mask), reference.arrays["position_deepest"], 1e-5)
 
 
-def test_gradients_and_four_optimizer_steps(case: Case) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_and_four_optimizer_steps(case: Case, dtype: torch.dtype) -> None:
     reference = case[0]
-    detector = reference.detector(dropout=0.0).train()
+    detector = reference.detector(dropout=0.0).train().to(dtype)
+    images = [image.to(dtype) for image in reference.images]
     settings = OptimizerConfig(
         name="adamw",
         learning_rate=1e-4,
@@ -90,7 +92,7 @@ def test_gradients_and_four_optimizer_steps(case: Case) -> None:
     )
     optimizer = torch.optim.AdamW(detector.parameter_groups(settings), weight_decay=settings.weight_decay)
     for step, expected in enumerate(reference.facts["trajectory"]):
-        prediction = detector(reference.images)
+        prediction = detector(images)
         losses = detector.criterion(prediction, reference.targets)
         total = sum(w * losses[n] for n, w in detector.criterion.weight_dict(len(prediction.logits)).items())
         optimizer.zero_grad()
@@ -102,6 +104,7 @@ def test_gradients_and_four_optimizer_steps(case: Case) -> None:
         norm_before = torch.nn.utils.clip_grad_norm_(detector.parameters(), 0.1)
         optimizer.step()
         assert total.item() == pytest.approx(expected["total_loss"], rel=1e-3)
-        # Adam divides by gradients near zero, so rounding grows with each step: the same four steps in float64 differ
-        # from the recorded norms by up to 4.4e-3 (DC5, last step).
-        assert norm_before.item() == pytest.approx(expected["grad_norm_before_clip"], rel=1e-3 if step < 2 else 5e-3)
+        # Adam divides by gradients near zero, so rounding grows with each step, in the reference's float32 too: the
+        # same steps in float64 differ from the recorded norms by up to 4.4e-3 (DC5, last step).
+        relative = 1e-3 if step < 2 else 5e-3 if dtype == torch.float64 else 1e-2
+        assert norm_before.item() == pytest.approx(expected["grad_norm_before_clip"], rel=relative)

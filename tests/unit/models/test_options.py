@@ -20,7 +20,6 @@ from tests import small
 from tests.unit.models import golden
 
 WIDTH = 16
-PADDING = torch.tensor([[False] * 7, [False] * 4 + [True] * 3])
 
 
 def config(**changes: Any) -> StackedDETRConfig:
@@ -78,26 +77,25 @@ def test_a_seed_gives_the_papers_architectures_the_recorded_initial_weights(
         torch.testing.assert_close(state[key].flatten()[:3], torch.tensor(values), atol=2e-6, rtol=0)
 
 
-@pytest.mark.parametrize("padding", [None, PADDING])
-def test_the_attention_matrix_shares_each_query_among_the_keys_that_are_there(padding: Tensor | None) -> None:
+def test_the_attention_matrix_shares_each_query_among_the_keys() -> None:
     torch.manual_seed(0)
     q, k = torch.randn(2, 4, 5, 8), torch.randn(2, 4, 7, 8)
-    matrix = attention_matrix(q, k, None if padding is None else ~padding[:, None, None, :])
+    matrix = attention_matrix(q, k)
     torch.testing.assert_close(matrix.sum(-1), torch.ones(2, 4, 5))
     torch.testing.assert_close(matrix[0, 2, 3], torch.softmax(k[0, 2] @ q[0, 2, 3] / 8**0.5, 0))
-    if padding is not None:
-        assert bool((matrix[1, :, :, 4:] == 0).all())
 
 
-@pytest.mark.parametrize("padding", [None, PADDING])
+@pytest.mark.parametrize("lengths", [None, (3, 4)])
 @pytest.mark.parametrize("heads", [1, 2, 4, 8])
-def test_plain_attention_and_its_gradient_equal_fused(heads: int, padding: Tensor | None) -> None:
+def test_plain_attention_and_its_gradient_equal_fused(heads: int, lengths: tuple[int, ...] | None) -> None:
     def run(kind: Literal["fused", "plain"]) -> list[Tensor]:
         torch.manual_seed(0)
         attention = Attention(WIDTH, heads, 0.1, kind).eval()
         nn.init.xavier_uniform_(attention.in_proj_weight)
-        query, key, value = (torch.randn(2, n, WIDTH, requires_grad=True) for n in (3, 7, 7))
-        output = attention(query, key, value, padding)
+        query = torch.randn(2, 3, WIDTH, requires_grad=True)
+        rows = 2 if lengths is None else 1
+        key, value = (torch.randn(rows, 7, WIDTH, requires_grad=True) for _ in range(2))
+        output = attention(query, key, value, lengths)
         output.square().sum().backward()
         return [output, *(x.grad for x in (query, key, value, *attention.parameters()) if x.grad is not None)]
 
@@ -137,7 +135,7 @@ def test_attention_drops_weights_in_training_and_keeps_their_mean(kind: Literal[
     dropped = attention.train()(query, key, value, None)[:, 0]
     q, k, v = attention.project(query[:1], key[:1], value[:1])
     # Each weight is kept with probability 1 - rate and then divided by it: variance weight^2 rate / (1 - rate).
-    variance = (attention_matrix(q, k, None)[0].transpose(1, 2) * v[0]).square().sum(1).flatten() * rate / (1 - rate)
+    variance = (attention_matrix(q, k)[0].transpose(1, 2) * v[0]).square().sum(1).flatten() * rate / (1 - rate)
     deviation = (variance / draws).sqrt()
     assert bool(((dropped.mean(0) - kept).abs() < 5 * deviation).all())
     torch.testing.assert_close(dropped.var(0), variance, rtol=0.1, atol=0)
@@ -207,12 +205,12 @@ def test_the_parallel_encoder_layer_is_the_formula_of_the_reference(norm: str) -
     theirs.load_state_dict(layer.self_attention.state_dict())
     src, position = torch.randn(2, 2, 7, WIDTH)
     read = layer.residual.norm(src) if norm == "pre" else src
-    right, _ = theirs(read + position, read + position, read, key_padding_mask=PADDING)
+    right, _ = theirs(read + position, read + position, read)
     left = layer.feed_forward.linear2(F.relu(layer.feed_forward.linear1(read)))
     expected = left + src + right
     if norm == "post":
         expected = F.layer_norm(expected, (WIDTH,), layer.residual.norm.weight, layer.residual.norm.bias)
-    torch.testing.assert_close(layer(src, position, PADDING), expected)
+    torch.testing.assert_close(layer(src, position, None), expected)
 
 
 def test_every_encoder_layer_is_of_the_kind_that_the_recipe_says() -> None:

@@ -50,9 +50,17 @@ def test_attention_equals_torchs_multi_head_attention(
     theirs.load_state_dict(ours.state_dict())
     key, value = torch.randn(2, 2, 7, WIDTH)
     query = key if self_attention else torch.randn(2, 3, WIDTH)
-    padding = torch.tensor([[False] * 7, [False] * 4 + [True] * 3]) if padded else None
+    if not padded:
+        torch.testing.assert_close(ours(query, key, value, None), theirs(query, key, value)[0])
+        return
+    lengths = 7, 4
+    padding = torch.tensor([[False] * 7, [False] * 4 + [True] * 3])
     expected, _ = theirs(query, key, value, key_padding_mask=padding)
-    torch.testing.assert_close(ours(query, key, value, padding), expected)
+    packed_key, packed_value = key[~padding][None], value[~padding][None]
+    if self_attention:
+        torch.testing.assert_close(ours(packed_key, packed_key, packed_value, lengths), expected[~padding][None])
+    else:
+        torch.testing.assert_close(ours(query, packed_key, packed_value, lengths), expected)
 
 
 def test_generalized_iou_equals_torchvisions() -> None:

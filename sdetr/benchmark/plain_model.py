@@ -1,0 +1,86 @@
+"""A stacked detector in the form of the reference code: the same weights, without what makes this project's fast."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.resnet import Bottleneck
+
+from sdetr.models.attention import Attention
+from sdetr.models.dropout import Dropout
+from sdetr.models.padding import Packing
+from sdetr.models.resnet import FoldedBottleneck, Stem
+from sdetr.models.stacked import StackedDETR
+from sdetr.models.stage import Stage
+
+
+def plain_twin(detector: StackedDETR) -> StackedDETR:
+    """The same weights in the reference's form.
+
+    Attention builds its matrix over all tokens of a padded batch and masks padding; dropout is torch's, and blocks of
+    the ResNet are torchvision's, whose norms are not folded.
+    """
+    twin = copy.deepcopy(detector)
+    stem = twin.backbone.stem
+    assert isinstance(stem, Stem)
+    parts: tuple[tuple[str, nn.Module], ...] = (
+        ("conv1", stem.conv1),
+        ("bn1", stem.bn1),
+        ("relu", nn.ReLU(inplace=True)),
+        ("maxpool", stem.maxpool),
+    )
+    twin.backbone.stem = nn.Sequential(OrderedDict(parts))
+    for module in twin.modules():
+        module.__class__ = _PLAIN.get(type(module), type(module))
+        for name, child in module.named_children():
+            if isinstance(child, Dropout):
+                setattr(module, name, nn.Dropout(child.probability))
+    return twin.train(detector.training)
+
+
+class _MaskedAttention(Attention):
+    """Attention that gives padding a weight of zero, and computes it."""
+
+    padding: Tensor | None = None
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """(B, heads, Q, d)."""
+        scores = (q / q.shape[-1] ** 0.5) @ k.transpose(-2, -1)
+        if self.padding is not None:
+            scores = scores.masked_fill(self.padding[:, None, None, :], -torch.inf)
+        return F.dropout(scores.softmax(-1), self.dropout, self.training) @ v
+
+
+class _MaskedStage(Stage):
+    """A stage whose layers compute on padding too."""
+
+    def forward(
+        self,
+        feature: Tensor,
+        position: Tensor,
+        packing: Packing | None,
+        queries: Tensor | None,
+        handed: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """As a stage; the encoder memory is (B, h * w, width)."""
+        padding = None
+        if packing is not None:
+            padding = torch.ones(feature[:, 0].numel(), dtype=torch.bool, device=feature.device)
+            padding = padding.index_fill(0, packing.index, 0).view(len(feature), -1)
+        for layers, name in ((self.encoder, "self_attention"), (self.decoder, "cross_attention")):
+            for layer in layers:
+                attention = layer.get_submodule(name)
+                assert isinstance(attention, _MaskedAttention)
+                attention.padding = padding
+        return super().forward(feature, position, None, queries, handed)
+
+
+_PLAIN: dict[type[nn.Module], type[nn.Module]] = {
+    Attention: _MaskedAttention,
+    Stage: _MaskedStage,
+    FoldedBottleneck: Bottleneck,
+}
