@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,12 +50,20 @@ class Target:
 
     def normalized_boxes(self) -> Tensor:
         """(N, 4) centre x, centre y, width, height as fractions of the image's own size (not the padded batch's)."""
-        height, width = self.size
-        x0, y0, x1, y1 = self.boxes.unbind(-1)
-        # By numbers, not by a tensor of them, which would have to be copied to the device.
-        return torch.stack(
-            ((x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height), dim=-1
-        )
+        return normalized_boxes([self])
+
+
+def normalized_boxes(targets: Sequence[Target]) -> Tensor:
+    """(N, 4): `Target.normalized_boxes` of all images, one after the other.
+
+    However many images there are, it takes as many operators, and one copy to the device.
+    """
+    boxes = torch.cat([target.boxes for target in targets])
+    counts = [len(target.boxes) for target in targets]
+    sizes = torch.tensor(np.repeat([target.size for target in targets], counts, axis=0), dtype=boxes.dtype)
+    height, width = sizes.to(boxes.device, non_blocking=True).unbind(-1)
+    x0, y0, x1, y1 = boxes.unbind(-1)
+    return torch.stack(((x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height), dim=-1)
 
 
 @dataclass(frozen=True, slots=True)

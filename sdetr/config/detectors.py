@@ -167,7 +167,7 @@ class StackedDETRConfig(Config):
         "largest image, as the papers do"
     )
     compile: Literal["none", "default", "reduce-overhead"] = Field(
-        description="torch.compile of backbone and stages in training, by its mode; reduce-overhead makes CUDA graphs. "
+        description="torch.compile of the backbone in training, by its mode; reduce-overhead makes CUDA graphs. "
         "Each shape of a batch is compiled: pad_multiple bounds how many there are"
     )
     loss: SetLossConfig = Field(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from sdetr import parallel
 from sdetr.models.boxes import cxcywh_to_xyxy, generalized_iou
 from sdetr.models.matcher import HungarianMatcher, Match
-from sdetr.structures import SetPrediction, Target
+from sdetr.structures import SetPrediction, Target, normalized_boxes
 
 
 class SetCriterion(nn.Module):
@@ -94,14 +93,13 @@ def _suffix(layer: int, layers: int) -> str:
 
 def _matched_index(matches: list[list[Match]], targets: list[Target], device: torch.device) -> tuple[Tensor, ...]:
     """Matches as four flat index tensors: layer, image, query, and object counted through the whole batch."""
-    counts = [len(target.labels) for target in targets]
-    first = [0, *itertools.accumulate(counts)]
-    rows = [
-        torch.stack((torch.full_like(queries, layer), torch.full_like(queries, image), queries, objects + first[image]))
-        for layer, images in enumerate(matches)
-        for image, (queries, objects) in enumerate(images)
-    ]
-    return tuple(torch.cat(rows, dim=1).to(device, non_blocking=True))
+    pairs = [pair for images in matches for pair in images]
+    queries, objects = (torch.cat(part) for part in zip(*pairs, strict=True))
+    layer, image = np.divmod(np.arange(len(pairs)).repeat([len(pair[0]) for pair in pairs]), len(targets))
+    counts = np.array([len(target.labels) for target in targets])
+    first = counts.cumsum() - counts
+    where = torch.stack((torch.tensor(layer), torch.tensor(image), queries, objects + torch.tensor(first[image])))
+    return where.to(device, non_blocking=True).unbind()
 
 
 def _box_losses(boxes: Tensor, targets: list[Target], where: tuple[Tensor, ...], objects: float) -> dict[str, Tensor]:
@@ -110,7 +108,7 @@ def _box_losses(boxes: Tensor, targets: list[Target], where: tuple[Tensor, ...],
     That number is the mean over the processes that share a batch.
     """
     layer, image, query, object_ = where
-    wanted = torch.cat([target.normalized_boxes() for target in targets])[object_]
+    wanted = normalized_boxes(targets)[object_]
     predicted = boxes[layer, image, query]
     l1 = (predicted - wanted).abs().sum(-1)
     giou = 1 - generalized_iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(wanted))
@@ -124,8 +122,7 @@ def _box_losses(boxes: Tensor, targets: list[Target], where: tuple[Tensor, ...],
 @torch.no_grad()
 def _cardinality_error(logits: Tensor, targets: list[Target]) -> Tensor:
     """(L,): mean absolute error of the number of queries that predict an object."""
-    # Filled on the device: a list would be copied there, and the copy waited for.
-    counts = torch.stack([torch.full((), len(target.labels), device=logits.device) for target in targets])
+    counts = torch.tensor([len(target.labels) for target in targets]).to(logits.device, non_blocking=True)
     predicted = (logits.argmax(-1) != logits.shape[-1] - 1).sum(-1)
     return (predicted - counts).abs().float().mean(-1)
 

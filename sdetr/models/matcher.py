@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from sdetr.models.boxes import cxcywh_to_xyxy, generalized_iou
-from sdetr.structures import SetPrediction, Target
+from sdetr.structures import SetPrediction, Target, normalized_boxes
 
 Match = tuple[Tensor, Tensor]
 
@@ -43,17 +43,25 @@ class HungarianMatcher:
 
     def _costs(self, prediction: SetPrediction, targets: list[Target]) -> Tensor:
         """(L, B, Q, N): N is the largest number of objects; columns beyond an image's own are meaningless."""
-        labels = pad_sequence([target.labels for target in targets], batch_first=True)
-        boxes = pad_sequence([target.normalized_boxes() for target in targets], batch_first=True)[None, :, None]
+        index, real = (part.to(prediction.boxes.device, non_blocking=True) for part in _own_objects(targets))
+        labels = torch.cat([target.labels for target in targets])[index]
+        boxes = normalized_boxes(targets)[index][None, :, None]
         probabilities = prediction.logits.softmax(-1)
         where = labels[None, :, None, :].expand(*probabilities.shape[:3], labels.shape[1])
         predicted = prediction.boxes[..., None, :]
         l1 = (predicted - boxes).abs().sum(-1)
         giou = generalized_iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(boxes))
-        # A padded target is an empty box at the origin, whose IoU with an empty prediction is 0 / 0.
-        real = pad_sequence([torch.ones_like(target.labels) for target in targets], batch_first=True).bool()
         cost = self.l1_weight * l1 - self.class_weight * probabilities.gather(-1, where) - self.giou_weight * giou
         return cost.masked_fill(~real[None, :, None, :], 0.0)
+
+
+def _own_objects(targets: list[Target]) -> tuple[Tensor, Tensor]:
+    """(B, N) each: the number of an image's object, counted through the whole batch, and whether there is one."""
+    counts = np.array([len(target.labels) for target in targets])
+    column = np.arange(counts.max())
+    first = counts.cumsum() - counts
+    own = np.minimum(first[:, None] + column, counts.sum() - 1)
+    return torch.tensor(own), torch.tensor(column < counts[:, None])
 
 
 def _to_host(costs: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """The losses ask a GPU for an answer once, for the matching, and bring nothing to it that they must wait for.
 
+Nor do they launch more work on it for more images: while it waits for the host, it does nothing.
+
 torch's fake tensors run the model's code on a CUDA device that is not there; what passes between it and the host is
 noted. The backward pass is torch's own.
 """
@@ -20,7 +22,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sdetr import build_detector
 from sdetr.detector import DetectorModule
 from sdetr.models import matcher
-from sdetr.structures import Target
+from sdetr.models.criterion import SetCriterion
+from sdetr.structures import SetPrediction, Target
 
 # The result's size, or a value, is in the hands of the GPU.
 _ASKS = {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::_unique2", "aten::equal"}
@@ -33,6 +36,7 @@ class Traffic(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.seen: list[str] = []
+        self.launches = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -40,6 +44,7 @@ class Traffic(TorchDispatchMode):
         name = function.name()
         before = {x.device.type for x in args if isinstance(x, Tensor)}
         after = {result.device.type} if isinstance(result, Tensor) else before
+        self.launches += "cuda" in before | after and not function.is_view
         copies = name in ("aten::_to_copy", "aten::copy_") and before | after == {"cpu", "cuda"}
         waits = not (kwargs.get("non_blocking") or (name == "aten::copy_" and args[2:] and args[2]))
         if name in _ASKS or (copies and waits):
@@ -80,6 +85,24 @@ def test_the_matching_is_all_that_is_waited_for(name: str, monkeypatch: pytest.M
     seen = traffic_of(lambda: build_detector(name, num_classes=91), monkeypatch)
     assert len(seen) == 1, seen
     assert "costs.cpu()" in seen[0] or "_to_host" in seen[0]
+
+
+def launches_of_losses(images: int, monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(matcher, "_to_host", lambda costs: costs.cpu())
+    monkeypatch.setattr(matcher, "_assign", lambda _: (torch.arange(_OBJECTS), torch.arange(_OBJECTS)))
+    with FakeTensorMode():
+        logits, boxes = (torch.empty(6, images, 10, channels, device="cuda") for channels in (92, 4))
+        with torch.device("cuda"):
+            criterion = SetCriterion(91)
+        prediction, targets = SetPrediction(logits, boxes), [target() for _ in range(images)]
+        with Traffic() as traffic:
+            criterion(prediction, targets)
+    return traffic.launches
+
+
+def test_more_images_launch_no_more_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    few, many = (launches_of_losses(images, monkeypatch) for images in (2, 16))
+    assert 0 < few == many
 
 
 def test_a_hidden_wait_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
