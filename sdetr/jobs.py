@@ -86,6 +86,7 @@ def pretrain_backbone(job: Job, suite: str, seed: int, *, fresh: bool = False) -
     with _attempt(job, "pretrain", seed=seed, fresh=fresh) as (stop, record):
 
         def begin() -> dict[str, str] | None:
+            _check_decoding(job)
             if fresh:
                 start_over(job.folder, _PRETRAINED)
             inputs = run_inputs(split.annotations, None)
@@ -125,6 +126,7 @@ def train_run(job: Job, identity: RunIdentity, backbone_weights: Path | None, *,
     with _attempt(job, "train", seed=identity.seed, fresh=fresh) as (stop, record):
 
         def begin() -> dict[str, str] | None:
+            _check_decoding(job)
             if backbone_weights is not None:
                 forget(backbone_weights.parent, _PRETRAINED)
             if fresh:
@@ -185,6 +187,7 @@ def _write_training(
             "precision": job.recipe.training.precision,
             "pad_multiple": getattr(job.recipe.detector, "pad_multiple", None),
             "compile": getattr(job.recipe.detector, "compile", "none"),
+            "decode": job.recipe.transforms.train.decode,
             "git_commit": git_commit(),
             "recipe_sha256": job.recipe.sha256(),
             "weights_sha256": sha256(place / "weights.pt"),
@@ -217,6 +220,11 @@ def _attempt(job: Job, name: str, **facts: Any) -> Iterator[Attempt]:
         settings = {"gpus": job.gpus, "processes": parallel.processes(), "threads": job.threads, "workers": job.workers}
         with attempt(job.folder, name, {**settings, **facts}) as begun:
             yield begun
+
+
+def _check_decoding(job: Job) -> None:
+    if job.recipe.transforms.train.decode == "gpu" and job.gpus == 0:
+        raise UserError("transforms.train.decode: gpu needs a GPU; set it to cpu, or give --gpus 1")
 
 
 def _described(job: Job) -> dict[str, Any]:

@@ -74,6 +74,10 @@ class TrainTransforms(Config):
         description="the last resize: the papers have shorter sides of 480, 512, ..., 800, and a longest of 1333"
     )
     crop: CropConfig | None = Field(description="DETR's random crop between the flips and the last resize; null: none")
+    decode: Literal["cpu", "gpu"] = Field(
+        description="where training images are decoded and transformed; gpu gives other pixels (nvJPEG's) and needs a "
+        "GPU. Images that are detected on are always decoded on the CPU: AP does not depend on it"
+    )
 
 
 class Transforms(Config):

@@ -26,15 +26,20 @@ def check_plan(plan: Plan, dataset_file: Path, where: str) -> None:
     _check_released(plan, where)
     _check_results_files(plan, where)
     _check_curves(plan, where)
-    _check_batches(plan, where)
+    _check_gpus(plan, where)
 
 
-def _check_batches(plan: Plan, where: str) -> None:
+def _check_gpus(plan: Plan, where: str) -> None:
     recipes = {f"runs.{run}": plan.recipes[run] for run in plan.trained}
     if plan.pretraining is not None:
         recipes[PRETRAINING] = plan.pretraining
     gpus = plan.suite.gpus
     for key, recipe in recipes.items():
+        if gpus == 0 and recipe.transforms.train.decode == "gpu":
+            raise UserError(
+                f"{where}: {key}: transforms.train.decode: gpu needs a GPU, and the suite says gpus: 0; set it to cpu, "
+                "or gpus to 1"
+            )
         if gpus > 1 and recipe.training.batch_size % gpus:
             raise UserError(
                 f"{where}: {key}: training.batch_size {recipe.training.batch_size} cannot be dealt out evenly to "

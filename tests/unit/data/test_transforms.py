@@ -7,7 +7,7 @@ import torch
 
 from sdetr.config import CropConfig, ShortestSide, Square, TrainTransforms
 from sdetr.data import transforms
-from sdetr.structures import Target
+from sdetr.structures import Stretch, Target
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/transforms.json").read_text())
 CASES = {op: [case for case in GOLDEN if case["op"] == op] for op in {case["op"] for case in GOLDEN}}
@@ -134,6 +134,7 @@ def config(**changes):
         "vertical_flip": 0.0,
         "resize": ShortestSide(shortest=(48, 64), longest=None),
         "crop": None,
+        "decode": "cpu",
     }
     return TrainTransforms(**{**values, **changes})
 
@@ -164,23 +165,15 @@ def test_each_size_is_chosen():
     assert {target.size for _, target in many(config())} == {(48, 72), (64, 96)}
 
 
-def test_the_crop_is_within_the_image_that_was_resized_first(monkeypatch):
-    windows = []
-    crop = transforms.crop
-
-    def spy(image, target, top, left, height, width):
-        windows.append((target.size, top, left, height, width))
-        return crop(image, target, top, left, height, width)
-
-    monkeypatch.setattr(transforms, "crop", spy)
-    many(config(crop=CROP))
-    assert {size for size, *_ in windows} == {(100, 150)}
-    heights = {height for _, _, _, height, _ in windows}
-    widths = {width for *_, width in windows}
-    assert min(heights) == min(widths) == 30
-    assert max(heights) == max(widths) == 60
-    assert all(0 <= top <= 100 - height and 0 <= left <= 150 - width for _, top, left, height, width in windows)
-    assert len({top for _, top, *_ in windows}) > 20
+def test_the_crop_is_within_the_image_that_was_resized_first():
+    _, target = random_sample()
+    edits = [transforms.train_edits(target, config(crop=CROP), np.random.default_rng(seed))[0] for seed in range(200)]
+    assert {first for first, *_ in edits} == {Stretch(100, 150)}
+    windows = [window for _, window, _ in edits]
+    for sides in ({window.height for window in windows}, {window.width for window in windows}):
+        assert (min(sides), max(sides)) == (30, 60)
+    assert all(0 <= w.top <= 100 - w.height and 0 <= w.left <= 150 - w.width for w in windows)
+    assert len({window.top for window in windows}) > 20
 
 
 def test_a_side_that_is_smaller_than_the_smallest_crop_is_kept_whole():
