@@ -36,7 +36,7 @@ from sdetr.finished import forget, is_finished, place_for, put_in_place, start_o
 from sdetr.models.trained import trained_detector
 from sdetr.provenance import Record, git_commit
 from sdetr.structures import Batch
-from sdetr.suite.checks import BUILT_IN_WEIGHTS
+from sdetr.suite.checks import BUILT_IN_WEIGHTS, check_decoding
 
 _PRETRAINED = ("backbone.pt",)
 _TRAINED = ("weights.pt", "train.json", "train.csv")
@@ -86,7 +86,7 @@ def pretrain_backbone(job: Job, suite: str, seed: int, *, fresh: bool = False) -
     with _attempt(job, "pretrain", seed=seed, fresh=fresh) as (stop, record):
 
         def begin() -> dict[str, str] | None:
-            _check_decoding(job)
+            check_decoding(job.recipe, job.gpus)
             if fresh:
                 start_over(job.folder, _PRETRAINED)
             inputs = run_inputs(split.annotations, None)
@@ -126,7 +126,7 @@ def train_run(job: Job, identity: RunIdentity, backbone_weights: Path | None, *,
     with _attempt(job, "train", seed=identity.seed, fresh=fresh) as (stop, record):
 
         def begin() -> dict[str, str] | None:
-            _check_decoding(job)
+            check_decoding(job.recipe, job.gpus)
             if backbone_weights is not None:
                 forget(backbone_weights.parent, _PRETRAINED)
             if fresh:
@@ -148,7 +148,6 @@ def train_run(job: Job, identity: RunIdentity, backbone_weights: Path | None, *,
             name = f"{identity.run} seed {identity.seed}"
             trainer = _trainer(job, detector, images, name, identity.seed, inputs, device, _monitor(job, device))
         result = _run(trainer, stop, record)
-
         with stop.held():
             write = partial(_write_training, job, identity, detector, images, device, result)
             parallel.on_main(partial(_close, job, trainer, record, _TRAINED, write))
@@ -220,11 +219,6 @@ def _attempt(job: Job, name: str, **facts: Any) -> Iterator[Attempt]:
         settings = {"gpus": job.gpus, "processes": parallel.processes(), "threads": job.threads, "workers": job.workers}
         with attempt(job.folder, name, {**settings, **facts}) as begun:
             yield begun
-
-
-def _check_decoding(job: Job) -> None:
-    if job.recipe.transforms.train.decode == "gpu" and job.gpus == 0:
-        raise UserError("transforms.train.decode: gpu needs a GPU; set it to cpu, or give --gpus 1")
 
 
 def _described(job: Job) -> dict[str, Any]:

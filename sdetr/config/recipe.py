@@ -75,8 +75,8 @@ class TrainTransforms(Config):
     )
     crop: CropConfig | None = Field(description="DETR's random crop between the flips and the last resize; null: none")
     decode: Literal["cpu", "gpu"] = Field(
-        description="where training images are decoded and transformed; gpu gives other pixels (nvJPEG's) and needs a "
-        "GPU. Images that are detected on are always decoded on the CPU: AP does not depend on it"
+        description="where training images are decoded and transformed; gpu (nvJPEG) gives other pixels and needs a "
+        "GPU. Detection decodes on the CPU whatever this says, so the AP of given weights does not depend on it"
     )
 
 

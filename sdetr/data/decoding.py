@@ -6,13 +6,29 @@ the CPU the result is, to the last bit, that of ``decode: cpu``.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from sdetr.data.transforms import edit_image
+from sdetr.config import TrainTransforms
+from sdetr.data.coco import CocoImages
+from sdetr.data.transforms import edit_image, train_edits
 from sdetr.errors import UserError
 from sdetr.structures import Batch, Target, UndecodedBatch, UndecodedImage
+
+
+def undecoded_sample(
+    images: CocoImages, index: int, config: TrainTransforms, rng: np.random.Generator
+) -> tuple[UndecodedImage, Target]:
+    """Image number ``index`` with what ``rng`` decides to do to it, and its target after that.
+
+    Raises:
+        UserError: the image cannot be read, or its size is not what the annotation file says.
+    """
+    content, target = images.load_undecoded(index)
+    edits, edited = train_edits(target, config, rng)
+    return UndecodedImage(content, edits, images.path(index)), edited
 
 
 def decode_batch(batch: UndecodedBatch, device: torch.device) -> Batch:

@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from sdetr.config import Resize, TrainTransforms
 from sdetr.data.coco import CocoImages
-from sdetr.data.decoding import decode_batch
-from sdetr.data.transforms import Sample, test_transform, train_edits, train_transform
+from sdetr.data.decoding import decode_batch, undecoded_sample
+from sdetr.data.transforms import Sample, test_transform, train_transform
 from sdetr.errors import UserError
 from sdetr.structures import Batch, Target, UndecodedBatch, UndecodedImage
 
@@ -116,9 +116,7 @@ class _UndecodedSamples(_TrainingSamples):
     """The same samples, with everything decided and nothing decoded that the device can decode."""
 
     def _sample(self, index: int) -> AnySample:
-        content, target = self.images.load_undecoded(index)
-        edits, edited = train_edits(target, self.transforms, self._rng(index))
-        return UndecodedImage(content, edits, self.images.path(index)), edited
+        return undecoded_sample(self.images, index, self.transforms, self._rng(index))
 
 
 @dataclass(frozen=True)

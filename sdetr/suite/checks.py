@@ -6,7 +6,7 @@ import csv
 import math
 from pathlib import Path
 
-from sdetr.config import ReleasedConfig, ShapesDataset
+from sdetr.config import Recipe, ReleasedConfig, ShapesDataset
 from sdetr.errors import UserError
 from sdetr.strict_json import exists, is_file, shorten, shown
 from sdetr.suite.plan import PRETRAINING, Plan
@@ -29,17 +29,23 @@ def check_plan(plan: Plan, dataset_file: Path, where: str) -> None:
     _check_gpus(plan, where)
 
 
+def check_decoding(recipe: Recipe, gpus: int, where: str = "") -> None:
+    """Refuse to train on so many GPUs what needs one for its images.
+
+    Raises:
+        UserError: training images are to be decoded on a GPU, and there is none; ``where`` stands before it.
+    """
+    if recipe.transforms.train.decode == "gpu" and gpus == 0:
+        raise UserError(f"{where}transforms.train.decode: gpu needs a GPU, and gpus is 0; set it to cpu, or gpus to 1")
+
+
 def _check_gpus(plan: Plan, where: str) -> None:
     recipes = {f"runs.{run}": plan.recipes[run] for run in plan.trained}
     if plan.pretraining is not None:
         recipes[PRETRAINING] = plan.pretraining
     gpus = plan.suite.gpus
     for key, recipe in recipes.items():
-        if gpus == 0 and recipe.transforms.train.decode == "gpu":
-            raise UserError(
-                f"{where}: {key}: transforms.train.decode: gpu needs a GPU, and the suite says gpus: 0; set it to cpu, "
-                "or gpus to 1"
-            )
+        check_decoding(recipe, gpus, f"{where}: {key}: ")
         if gpus > 1 and recipe.training.batch_size % gpus:
             raise UserError(
                 f"{where}: {key}: training.batch_size {recipe.training.batch_size} cannot be dealt out evenly to "
