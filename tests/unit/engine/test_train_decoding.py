@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from PIL import Image
 
-from sdetr.config import ShapesDataset, SplitPaths
+from sdetr.config import ShapesDataset
 from sdetr.engine.train import Trainer
 from sdetr.errors import UserError
 from sdetr.jobs import Job, RunIdentity, pretrain_backbone, train_run
@@ -21,37 +18,27 @@ DETECTORS = ("demo_sdetr", "demo_faster_rcnn", "demo_backbone")
 
 
 @pytest.fixture
-def jpegs(small_shapes: ShapesDataset, tmp_path: Path) -> Any:
-    """The training images of `small_shapes` as JPEGs, but the first, which stays a PNG."""
-    split = small_shapes.split("train")
-    content = json.loads(split.annotations.read_text())
-    made = SplitPaths(annotations=tmp_path / "data/train.json", images=tmp_path / "data")
-    made.images.mkdir()
-    for number, image in enumerate(content["images"]):
-        with Image.open(split.images / image["file_name"]) as picture:
-            image["file_name"] = f"{number}.{'jpg' if number else 'png'}"
-            picture.convert("RGB").save(made.images / image["file_name"])
-    made.annotations.write_text(json.dumps(content))
-    return SimpleNamespace(split=lambda _name: made)
+def jpegs(tmp_path: Path) -> ShapesDataset:
+    return small.shapes_as_jpegs(tmp_path / "data")
 
 
-def run_of(name: str, decode: str, jpegs: Any, folder: Path, **settings: Any) -> Trainer:
+def run_of(name: str, decode: str, jpegs: ShapesDataset, folder: Path, **settings: Any) -> Trainer:
     recipe = small.recipe(name, transforms__train__decode=decode)
     return trainer(recipe, jpegs, folder, **settings)
 
 
 @pytest.mark.parametrize("name", DETECTORS)
-def test_every_detector_learns_the_same_wherever_a_cpu_decodes(name: str, jpegs: Any, tmp_path: Path) -> None:
+def test_every_detector_learns_the_same_wherever_a_cpu_decodes(name: str, jpegs: ShapesDataset, tmp_path: Path) -> None:
     runs = [run_of(name, "cpu", jpegs, tmp_path / "a"), run_of(name, "gpu", jpegs, tmp_path / "b", workers=2)]
     for run in runs:
         run.run()
     assert_bitwise_equal(*(weights(run) for run in runs))
 
 
-def test_an_image_that_the_device_cannot_decode_costs_no_step(jpegs: Any, tmp_path: Path) -> None:
+def test_an_image_that_the_device_cannot_decode_costs_no_step(jpegs: ShapesDataset, tmp_path: Path) -> None:
     whole = run_of("demo_detr", "gpu", jpegs, tmp_path / "whole")
     whole.run()
-    images = {path: path.read_bytes() for path in jpegs.split("train").images.glob("*.jpg")}
+    images = {path: path.read_bytes() for path in jpegs.split("train").images.iterdir()}
     broken = run_of("demo_detr", "gpu", jpegs, tmp_path / "broken")
     step = broken.train_step
 
@@ -62,7 +49,7 @@ def test_an_image_that_the_device_cannot_decode_costs_no_step(jpegs: Any, tmp_pa
         return loss
 
     broken.train_step = then_break  # type: ignore[method-assign]
-    with pytest.raises(UserError, match=r"\.jpg: image \d+ cannot be decoded on cpu \(.*\); .* set transforms.train"):
+    with pytest.raises(UserError, match=r"\.png: image \d+ cannot be decoded on cpu \(.*\); .* set transforms.train"):
         broken.run()
     kept = sorted(path.name for path in (tmp_path / "broken/checkpoints").iterdir())
     assert kept == ["step_000000003.pt", "step_000000004.pt"]
