@@ -93,3 +93,8 @@ def test_only_a_gpu_is_asked_to_decode(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(list(comparisons(torch.device("cpu"), "small"))) == 2
     assert len(list(comparisons(torch.device("cuda", 0), "small"))) == 3
     assert asked == [torch.device("cuda", 0)]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_makes_nearly_the_samples_of_the_cpu() -> None:
+    assert on_device(OURS, PAPER, range(20), torch.device("cuda", 0)).count == 20

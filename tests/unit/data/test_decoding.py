@@ -212,3 +212,18 @@ def test_the_annotation_file_still_decides_the_size(split: SplitPaths) -> None:
     split.annotations.write_text(json.dumps(what))
     with pytest.raises(UserError, match=r"0_colour.jpg: image 10 is 40 x 32 pixels, but .* says 41 x 32"):
         CocoImages(split, "contiguous").load_undecoded(0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_decodes_nearly_the_same_pixels(images: CocoImages) -> None:
+    batch = undecoded(images)
+    found = decode_batch(batch, torch.device("cuda", 0)).images
+    for number, (image, pixels) in enumerate(zip(batch.images, found, strict=True)):
+        expected, _ = images.load(number)
+        assert (pixels.device.type, pixels.dtype, pixels.shape) == ("cuda", torch.uint8, expected.shape)
+        difference = (pixels.cpu().float() - expected.float()).abs()
+        # Small pictures are all edges, where half the resolution of colours is filled in otherwise.
+        assert difference.mean() < (4 if image.is_file else 0.001), image.path.name
+        if "grey" in image.path.name:
+            assert torch.equal(pixels[0], pixels[1])
+            assert torch.equal(pixels[0], pixels[2])
