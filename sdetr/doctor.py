@@ -43,7 +43,7 @@ from sdetr.workload import (
     without_pretrained_weights,
     workloads,
 )
-from sdetr.worst_step import MemoryReport, measure_worst_step
+from sdetr.worst_step import MemoryReport, left_out, measure_worst_step
 
 Level = Literal["ok", "WARNING", "ERROR"]
 
@@ -372,8 +372,7 @@ def _memory(data: Data) -> Iterator[Finding]:
         subject = "memory, " + ", ".join(member.run for member in group)
         recipe = part_of_one_gpu(without_pretrained_weights(load.recipe), suite.gpus)
         images = data.images(load.images_of, recipe)
-        if suite.gpus > 1:
-            subject += f" (each of {suite.gpus} GPUs, without what they need to talk to each other)"
+        subject += left_out(recipe, suite.gpus)
         yield from _guarded(subject, partial(_worst_step, subject, recipe, images, suite))
 
 

@@ -36,7 +36,7 @@ from sdetr.finished import forget, is_finished, place_for, put_in_place, start_o
 from sdetr.models.trained import trained_detector
 from sdetr.provenance import Record, git_commit
 from sdetr.structures import Batch
-from sdetr.suite.checks import BUILT_IN_WEIGHTS
+from sdetr.suite.checks import BUILT_IN_WEIGHTS, check_decoding
 
 _PRETRAINED = ("backbone.pt",)
 _TRAINED = ("weights.pt", "train.json", "train.csv")
@@ -86,6 +86,7 @@ def pretrain_backbone(job: Job, suite: str, seed: int, *, fresh: bool = False) -
     with _attempt(job, "pretrain", seed=seed, fresh=fresh) as (stop, record):
 
         def begin() -> dict[str, str] | None:
+            check_decoding(job.recipe, job.gpus)
             if fresh:
                 start_over(job.folder, _PRETRAINED)
             inputs = run_inputs(split.annotations, None)
@@ -125,6 +126,7 @@ def train_run(job: Job, identity: RunIdentity, backbone_weights: Path | None, *,
     with _attempt(job, "train", seed=identity.seed, fresh=fresh) as (stop, record):
 
         def begin() -> dict[str, str] | None:
+            check_decoding(job.recipe, job.gpus)
             if backbone_weights is not None:
                 forget(backbone_weights.parent, _PRETRAINED)
             if fresh:
@@ -146,7 +148,6 @@ def train_run(job: Job, identity: RunIdentity, backbone_weights: Path | None, *,
             name = f"{identity.run} seed {identity.seed}"
             trainer = _trainer(job, detector, images, name, identity.seed, inputs, device, _monitor(job, device))
         result = _run(trainer, stop, record)
-
         with stop.held():
             write = partial(_write_training, job, identity, detector, images, device, result)
             parallel.on_main(partial(_close, job, trainer, record, _TRAINED, write))
@@ -185,6 +186,7 @@ def _write_training(
             "precision": job.recipe.training.precision,
             "pad_multiple": getattr(job.recipe.detector, "pad_multiple", None),
             "compile": getattr(job.recipe.detector, "compile", "none"),
+            "decode": job.recipe.transforms.train.decode,
             "git_commit": git_commit(),
             "recipe_sha256": job.recipe.sha256(),
             "weights_sha256": sha256(place / "weights.pt"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -68,7 +70,7 @@ def normalized_boxes(targets: Sequence[Target]) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Images of one step as they leave the loader: uint8 RGB (3, H, W), each with its own size."""
+    """Images of one step: uint8 RGB (3, H, W), each with its own size."""
 
     images: list[Tensor]
     targets: list[Target]
@@ -76,6 +78,72 @@ class Batch:
     def pin_memory(self) -> Batch:
         """The same batch in memory that is copied to a GPU while it computes; torch's loader calls this."""
         return Batch([image.pin_memory() for image in self.images], [target.pin_memory() for target in self.targets])
+
+
+@dataclass(frozen=True, slots=True)
+class Flip:
+    """Mirror an image along an axis of (3, H, W): -1 left and right, -2 top and bottom."""
+
+    axis: Literal[-1, -2]
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Resize an image to ``height`` x ``width`` pixels."""
+
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Cut ``height`` x ``width`` pixels out of an image, from row ``top`` and column ``left`` on."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+Edit = Flip | Stretch | Window
+
+
+@dataclass(frozen=True, slots=True)
+class UndecodedImage:
+    """A training image for another device to decode, and what is to be done to it there.
+
+    Attributes:
+        content: uint8; (bytes,) of a JPEG file, or RGB (3, H, W) of one that only the CPU decodes.
+        edits: in their order.
+        path: of the file, for errors.
+    """
+
+    content: Tensor
+    edits: tuple[Edit, ...]
+    path: Path
+
+    @property
+    def is_file(self) -> bool:
+        """Whether ``content`` is a file, and no pixels."""
+        return self.content.ndim == 1
+
+    def pin_memory(self) -> UndecodedImage:
+        """The same image in memory that is copied to a GPU while it computes."""
+        return replace(self, content=self.content.pin_memory())
+
+
+@dataclass(frozen=True, slots=True)
+class UndecodedBatch:
+    """Images of one step as they leave the loader where the device decodes; targets are those after all edits."""
+
+    images: list[UndecodedImage]
+    targets: list[Target]
+
+    def pin_memory(self) -> UndecodedBatch:
+        """The same batch in memory that is copied to a GPU while it computes; torch's loader calls this."""
+        return UndecodedBatch(
+            [image.pin_memory() for image in self.images], [target.pin_memory() for target in self.targets]
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,6 +123,16 @@ def _target(objects: int, size: Size, labels: tuple[int, ...], rng: np.random.Ge
     )
 
 
+def left_out(recipe: Recipe, gpus: int) -> str:
+    """What `measure_worst_step` does not see of a training, in brackets; nothing where it sees all."""
+    said = []
+    if gpus > 1:
+        said.append(f"each of {gpus} GPUs, without what they need to talk to each other")
+    if recipe.transforms.train.decode == "gpu":
+        said.append("without what decoding images there needs")
+    return f" ({'; '.join(said)})" if said else ""
+
+
 def measure_worst_step(recipe: Recipe, images: CocoImages, gpus: int, threads: int) -> MemoryReport:
     """Run whole training steps on `worst_batch` in a new process, on the device that the suite uses.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from sdetr.config import Recipe, ShapesDataset, override, parse, read_yaml
 from sdetr.data.shapes import draw_dataset
@@ -28,6 +29,16 @@ def shapes(root: Path) -> ShapesDataset:
     """Twelve training images of 64 x 64 pixels, drawn below ``root``."""
     dataset = shapes_config(root)
     draw_dataset(dataset)
+    return dataset
+
+
+def shapes_as_jpegs(root: Path) -> ShapesDataset:
+    """The same as JPEGs, whatever their names say, but the first, which stays a PNG."""
+    dataset = shapes(root)
+    for path in sorted(dataset.split("train").images.iterdir())[1:]:
+        with Image.open(path) as picture:
+            pixels = picture.convert("RGB")
+        pixels.save(path, format="JPEG")
     return dataset
 
 

@@ -22,19 +22,23 @@ import sdetr
 from sdetr.benchmark.comparison import Comparison, Scale, Side
 from sdetr.config import ShortestSide, SplitPaths, TrainTransforms, read_recipe
 from sdetr.data.coco import CocoImages
+from sdetr.data.decoding import decode_batch, undecoded_sample
 from sdetr.data.transforms import train_transform
 from sdetr.engine.device import images_to_device
 from sdetr.errors import UserError
 from sdetr.models.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize
-from sdetr.structures import Batch, Target
+from sdetr.structures import Batch, Target, UndecodedBatch
 
 _GOAL = 2.0
 _SAMPLES = {"small": 8, "full": 200}
 _RECIPE = Path("config/recipes/sdetr_r50_150e.yaml")
 _IMAGES = Path("tests/golden/coco_sample")
+_BATCH_SIZE = 16
 # Levels of 255: two decoders and two ways to round, of which a second resize makes at most this.
 _LARGEST_PIXEL_DIFFERENCE = 3
 _LARGEST_MEAN_DIFFERENCE = 0.01
+# Of nvJPEG against libjpeg-turbo, which fill in colours of half the resolution in other ways.
+_LARGEST_MEAN_DIFFERENCE_ON_DEVICE = 2.0
 
 Images = TypeVar("Images")
 
@@ -56,11 +60,11 @@ class Choices:
     last: Callable[[], int]
 
 
-def comparisons(_device: torch.device, scale: Scale) -> Iterator[Comparison]:
+def comparisons(device: torch.device, scale: Scale) -> Iterator[Comparison]:
     """Decoding and augmentation of the paper's recipe, on one thread: as it trains, and with floats made on the CPU.
 
     Args:
-        _device: the CPU prepares the images for every device.
+        device: a GPU decodes and augments too, and is held against one thread.
         scale: 8 samples, or 200.
 
     Raises:
@@ -90,8 +94,70 @@ def comparisons(_device: torch.device, scale: Scale) -> Iterator[Comparison]:
                 unit="images per core",
                 goal=_GOAL,
             )
+        if device.type == "cuda":
+            yield on_device(ours, config, seeds, device)
     finally:
         torch.set_num_threads(threads)
+
+
+def on_device(images: CocoImages, config: TrainTransforms, seeds: range, device: torch.device) -> Comparison:
+    """Files read here and decoded and augmented by ``device``, against all of it done here and copied there.
+
+    Raises:
+        RuntimeError: the two differ in a size, a box, a label, or by more than the bound in the mean of an image.
+    """
+    check_on_device(images, config, seeds, device)
+
+    def project() -> None:
+        for _ in device_batches(images, config, seeds, device):
+            pass
+
+    def peer() -> None:
+        for seed in seeds:
+            project_sample(images, config, seed)[0].to(device)
+
+    return Comparison(
+        topic="input",
+        case=f"{len(images)} COCO images, decoded and augmented as SDETR R50 trains, to uint8 on {device.type}",
+        project=Side(f"decode: gpu, batches of {_BATCH_SIZE}", project),
+        peer=Side("decode: cpu, 1 thread, and a copy", peer),
+        differs=f"pixels of an image by up to {_LARGEST_MEAN_DIFFERENCE_ON_DEVICE:g} of 255 in the mean",
+        count=len(seeds),
+        unit="images",
+    )
+
+
+def device_batches(images: CocoImages, config: TrainTransforms, seeds: range, device: torch.device) -> Iterator[Batch]:
+    """The samples of `project_sample`, decoded and augmented on a device, in batches."""
+    for first in range(0, len(seeds), _BATCH_SIZE):
+        samples = [
+            undecoded_sample(images, seed % len(images), config, np.random.default_rng(seed))
+            for seed in seeds[first : first + _BATCH_SIZE]
+        ]
+        undecoded, targets = zip(*samples, strict=True)
+        yield decode_batch(UndecodedBatch(list(undecoded), list(targets)), device)
+
+
+def check_on_device(images: CocoImages, config: TrainTransforms, seeds: range, device: torch.device) -> None:
+    """Hold the samples of `device_batches` against those of `project_sample`.
+
+    Raises:
+        RuntimeError: they differ in a size, a box, a label, or by more than the bound in the mean of an image.
+    """
+    found = [
+        sample
+        for batch in device_batches(images, config, seeds, device)
+        for sample in zip(batch.images, batch.targets, strict=True)
+    ]
+    for seed, (pixels, target) in zip(seeds, found, strict=True):
+        expected, reference = project_sample(images, config, seed)
+        if pixels.shape != expected.shape or not torch.equal(target.boxes, reference.boxes):
+            raise RuntimeError(f"sample {seed}: sizes or boxes differ on {device}")
+        if target.size != reference.size or not torch.equal(target.labels, reference.labels):
+            raise RuntimeError(f"sample {seed}: sizes or labels differ on {device}")
+        mean = (pixels.cpu().float() - expected.float()).abs().mean().item()
+        if mean > _LARGEST_MEAN_DIFFERENCE_ON_DEVICE:
+            raise RuntimeError(f"sample {seed}: pixels differ by {mean:.2f} in the mean on {device}")
 
 
 def _each(

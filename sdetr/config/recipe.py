@@ -74,6 +74,10 @@ class TrainTransforms(Config):
         description="the last resize: the papers have shorter sides of 480, 512, ..., 800, and a longest of 1333"
     )
     crop: CropConfig | None = Field(description="DETR's random crop between the flips and the last resize; null: none")
+    decode: Literal["cpu", "gpu"] = Field(
+        description="where training images are decoded and transformed; gpu (nvJPEG) gives other pixels and needs a "
+        "GPU. Detection decodes on the CPU whatever this says, so the AP of given weights does not depend on it"
+    )
 
 
 class Transforms(Config):

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 
@@ -176,10 +177,28 @@ class CocoImages:
             UserError: the image cannot be decoded, or its size is not what the annotation file says.
         """
         record = self._images[index]
-        image = read_image(self.split.images / record.file_name, record, self.split.annotations)
+        return read_image(self.path(index), record, self.split.annotations), self._target(index)
+
+    def load_undecoded(self, index: int) -> tuple[Tensor, Target]:
+        """The same with the image as uint8 (bytes,) of its file, if that is a JPEG that every decoder takes.
+
+        Raises:
+            UserError: the image cannot be read, or its size is not what the annotation file says.
+        """
+        record, path = self._images[index], self.path(index)
+        if not check_header(path, record, self.split.annotations):
+            return self.load(index)
+        return torch.from_numpy(np.fromfile(path, dtype=np.uint8)), self._target(index)
+
+    def path(self, index: int) -> Path:
+        """The file of image number ``index``."""
+        return self.split.images / self._images[index].file_name
+
+    def _target(self, index: int) -> Target:
+        record = self._images[index]
         objects = slice(int(self._offsets[index]), int(self._offsets[index + 1]))
         labels = torch.from_numpy(self._labels[objects].copy())
-        target = Target(
+        return Target(
             boxes=torch.from_numpy(self._boxes[objects].copy()),
             labels=labels,
             area=torch.from_numpy(self._areas[objects].copy()),
@@ -188,7 +207,6 @@ class CocoImages:
             size=(record.height, record.width),
             original_size=(record.height, record.width),
         )
-        return image, target
 
 
 def read_image(path: Path, record: ImageRecord, annotation_file: Path) -> Tensor:
@@ -211,8 +229,11 @@ def read_image(path: Path, record: ImageRecord, annotation_file: Path) -> Tensor
     return image
 
 
-def check_header(path: Path, record: ImageRecord, annotation_file: Path) -> None:
+def check_header(path: Path, record: ImageRecord, annotation_file: Path) -> bool:
     """Compare the size that an image's header gives with its record; nothing is decoded.
+
+    Returns:
+        Whether it is a JPEG of greys or YCbCr colours, which all decoders take alike.
 
     Raises:
         UserError: the file is missing or cannot be read, is no image of a kind that is read here, or the sizes differ.
@@ -220,7 +241,7 @@ def check_header(path: Path, record: ImageRecord, annotation_file: Path) -> None
     try:
         check_regular(path)
         with Image.open(path, formats=_FORMATS) as image:
-            size = image.size
+            size, is_plain = image.size, _is_plain_jpeg(image)
     except FileNotFoundError as error:
         raise UserError(
             f"{path}: image {record.id} of {annotation_file} is missing; there is no such file: copy it, or remove it "
@@ -236,6 +257,14 @@ def check_header(path: Path, record: ImageRecord, annotation_file: Path) -> None
             "again from its source, or convert it"
         ) from error
     check_size(path, record, size, annotation_file)
+    return is_plain
+
+
+def _is_plain_jpeg(image: Image.Image) -> bool:
+    if not isinstance(image, JpegImageFile) or image.mode not in ("L", "RGB"):
+        return False
+    # The rare JPEG that holds RGB itself says so in Adobe's marker, or by the names of its components.
+    return image.info.get("adobe_transform") != 0 and image.layer[0][0] != ord("R")
 
 
 def check_size(path: Path, record: ImageRecord, size: tuple[int, int], annotation_file: Path) -> None:

@@ -8,6 +8,8 @@ import sys
 import threading
 from collections.abc import Iterator, Sized
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,10 +18,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from sdetr.config import Resize, TrainTransforms
 from sdetr.data.coco import CocoImages
+from sdetr.data.decoding import decode_batch, undecoded_sample
 from sdetr.data.transforms import Sample, test_transform, train_transform
 from sdetr.errors import UserError
-from sdetr.structures import Batch
+from sdetr.structures import Batch, Target, UndecodedBatch, UndecodedImage
 
+Loaded = TypeVar("Loaded", Batch, UndecodedBatch)
+AnySample = Sample | tuple[UndecodedImage, Target]
 _ALL = slice(None)
 _STOPPING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
@@ -45,12 +50,14 @@ def training_batches(
     epoch: int,
     batch_size: int,
     workers: int,
+    device: torch.device,
     first_step: int = 0,
     part: slice = _ALL,
 ) -> Iterator[Batch]:
     """Augmented batches of one epoch, from ``first_step`` on (0 is the first); any number of workers gives the same.
 
-    ``part`` of each batch is loaded: where several processes share it, each has its own.
+    ``part`` of each batch is loaded: where several processes share it, each has its own. With ``decode: gpu`` workers
+    hand files over, and images are decoded on ``device`` and stay there; else they are on the CPU.
 
     Raises:
         UserError: the set is smaller than one batch, or an image cannot be used.
@@ -59,7 +66,10 @@ def training_batches(
     # Numpy pads a seed with zeros, so [seed, epoch] would be the seed of image 0; no image has the index len(images).
     order = np.random.default_rng([seed, epoch, len(images)]).permutation(len(images))
     batches = order[: steps * batch_size].reshape(steps, batch_size)[first_step:, part]
-    return _batches(_TrainingSamples(images, transforms, seed, epoch), batches.tolist(), workers)
+    if transforms.decode == "cpu":
+        return _batches(_TrainingSamples(images, transforms, seed, epoch), Batch, batches.tolist(), workers)
+    undecoded = _UndecodedSamples(images, transforms, seed, epoch)
+    return (decode_batch(b, device) for b in _batches(undecoded, UndecodedBatch, batches.tolist(), workers))
 
 
 def evaluation_batches(
@@ -72,19 +82,19 @@ def evaluation_batches(
     """
     indices = list(range(len(images)))
     batches = [indices[first : first + batch_size] for first in range(0, len(indices), batch_size)]
-    return _batches(_TestSamples(images, resize), batches[part], workers)
+    return _batches(_TestSamples(images, resize), Batch, batches[part], workers)
 
 
-class _Samples(Dataset[Sample | UserError]):
+class _Samples(Dataset[AnySample | UserError]):
     """Samples by index. A user's error is handed over as a value: torch would wrap it in a worker's traceback."""
 
-    def __getitem__(self, index: int) -> Sample | UserError:
+    def __getitem__(self, index: int) -> AnySample | UserError:
         try:
             return self._sample(index)
         except UserError as error:
             return error
 
-    def _sample(self, index: int) -> Sample:
+    def _sample(self, index: int) -> AnySample:
         raise NotImplementedError
 
 
@@ -95,9 +105,18 @@ class _TrainingSamples(_Samples):
     seed: int
     epoch: int
 
-    def _sample(self, index: int) -> Sample:
-        rng = np.random.default_rng([self.seed, self.epoch, index])
-        return train_transform(*self.images.load(index), self.transforms, rng)
+    def _sample(self, index: int) -> AnySample:
+        return train_transform(*self.images.load(index), self.transforms, self._rng(index))
+
+    def _rng(self, index: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, self.epoch, index])
+
+
+class _UndecodedSamples(_TrainingSamples):
+    """The same samples, with everything decided and nothing decoded that the device can decode."""
+
+    def _sample(self, index: int) -> AnySample:
+        return undecoded_sample(self.images, index, self.transforms, self._rng(index))
 
 
 @dataclass(frozen=True)
@@ -109,12 +128,12 @@ class _TestSamples(_Samples):
         return test_transform(*self.images.load(index), self.resize)
 
 
-def _batches(samples: _Samples, batches: list[list[int]], workers: int) -> Iterator[Batch]:
-    loader: DataLoader[Batch | UserError] = DataLoader(
+def _batches(samples: _Samples, kind: type[Loaded], batches: list[list[int]], workers: int) -> Iterator[Loaded]:
+    loader: DataLoader[Loaded | UserError] = DataLoader(
         samples,  # type: ignore[arg-type]  # the collate function turns samples into a batch
         batch_sampler=batches,
         num_workers=workers,
-        collate_fn=_collate,
+        collate_fn=partial(_collate, kind),
         worker_init_fn=_start_worker,
         # Only memory that the system cannot move is copied to a GPU while it computes.
         pin_memory=torch.cuda.is_initialized(),  # type: ignore[no-untyped-call]
@@ -132,14 +151,15 @@ def _batches(samples: _Samples, batches: list[list[int]], workers: int) -> Itera
         yield batch
 
 
-def _collate(samples: list[Sample | UserError]) -> Batch | UserError:
-    images, targets = [], []
+def _collate(kind: type[Loaded], samples: list[AnySample | UserError]) -> Loaded | UserError:
+    images: list[Any] = []
+    targets = []
     for sample in samples:
         if isinstance(sample, UserError):
             return sample
         images.append(sample[0])
         targets.append(sample[1])
-    return Batch(images=images, targets=targets)
+    return kind(images=images, targets=targets)
 
 
 def _end_with(parent: int) -> None:

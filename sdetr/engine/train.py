@@ -186,6 +186,7 @@ class Trainer:
             epoch=epoch,
             batch_size=self._recipe.training.batch_size,
             workers=self._workers,
+            device=self._device,
             first_step=first,
             part=self._part,
         )

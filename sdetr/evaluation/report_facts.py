@@ -116,6 +116,7 @@ def _seed(folder: Path, row: dict[str, Any], command: str) -> Seed:
         "precision": "precision",
         "sides padded to multiples of, pixels": "pad_multiple",
         "torch.compile": "compile",
+        "training images decoded on": "decode",
         "batch size in evaluation": "eval_batch_size",
         "precision in evaluation": "eval_precision",
     }

@@ -197,7 +197,10 @@ def cost_tables(suite: FinishedSuite) -> list[Table]:
                 ),
                 *(circumstance("trained on", "device_train"), circumstance("GPUs", "gpus")),
                 *(circumstance("CPU threads", "threads"), circumstance("training precision", "precision")),
-                circumstance("torch.compile in training", "compile"),
+                *(
+                    circumstance("torch.compile in training", "compile"),
+                    circumstance("training images decoded on", "decode"),
+                ),
                 *(
                     circumstance("predicted on", "device_infer"),
                     circumstance("precision of prediction", "eval_precision"),

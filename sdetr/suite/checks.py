@@ -6,7 +6,7 @@ import csv
 import math
 from pathlib import Path
 
-from sdetr.config import ReleasedConfig, ShapesDataset
+from sdetr.config import Recipe, ReleasedConfig, ShapesDataset
 from sdetr.errors import UserError
 from sdetr.strict_json import exists, is_file, shorten, shown
 from sdetr.suite.plan import PRETRAINING, Plan
@@ -26,15 +26,26 @@ def check_plan(plan: Plan, dataset_file: Path, where: str) -> None:
     _check_released(plan, where)
     _check_results_files(plan, where)
     _check_curves(plan, where)
-    _check_batches(plan, where)
+    _check_gpus(plan, where)
 
 
-def _check_batches(plan: Plan, where: str) -> None:
+def check_decoding(recipe: Recipe, gpus: int, where: str = "") -> None:
+    """Refuse to train on so many GPUs what needs one for its images.
+
+    Raises:
+        UserError: training images are to be decoded on a GPU, and there is none; ``where`` stands before it.
+    """
+    if recipe.transforms.train.decode == "gpu" and gpus == 0:
+        raise UserError(f"{where}transforms.train.decode: gpu needs a GPU, and gpus is 0; set it to cpu, or gpus to 1")
+
+
+def _check_gpus(plan: Plan, where: str) -> None:
     recipes = {f"runs.{run}": plan.recipes[run] for run in plan.trained}
     if plan.pretraining is not None:
         recipes[PRETRAINING] = plan.pretraining
     gpus = plan.suite.gpus
     for key, recipe in recipes.items():
+        check_decoding(recipe, gpus, f"{where}: {key}: ")
         if gpus > 1 and recipe.training.batch_size % gpus:
             raise UserError(
                 f"{where}: {key}: training.batch_size {recipe.training.batch_size} cannot be dealt out evenly to "

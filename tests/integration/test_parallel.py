@@ -74,12 +74,18 @@ def train(key: str, dataset: ShapesDataset, device: torch.device = CPU) -> dict[
     return {"losses": losses, "gradients": gradients, "weights": run._detector.state_dict(), "images": images}
 
 
-def trainer(recipe: Recipe, dataset: ShapesDataset, split: Any = "train", device: torch.device = CPU) -> Trainer:
+def trainer(
+    recipe: Recipe,
+    dataset: ShapesDataset,
+    split: Any = "train",
+    device: torch.device = CPU,
+    folder: Path = Path("nowhere"),
+) -> Trainer:
     images = CocoImages(dataset.split(split), recipe.label_numbering)
     torch.manual_seed(5)
     detector = create_detector(recipe.detector, images.label_map.num_classes)
     options: dict[str, Any] = {"name": "run", "seed": 0, "inputs": {}, "device": device, "workers": 0, "monitor": None}
-    return Trainer(detector, recipe, images, folder=Path("nowhere"), **options)
+    return Trainer(detector, recipe, images, folder=folder, **options)
 
 
 def train_each(dataset: ShapesDataset) -> dict[str, dict[str, Any]]:
@@ -242,6 +248,24 @@ def test_an_image_that_cannot_be_read_ends_all_with_one_line_and_a_checkpoint(tm
         assert sorted(status or 0 for status in ranks.ended(60)) == [2, 75], ranks.said
     assert "Traceback" not in ranks.said
     assert ranks.said.count("error: ") == ranks.said.count(image.name) == 1
+
+
+def decode_with_the_trainer(dataset: ShapesDataset, folder: Path) -> str:
+    try:
+        trainer(small.recipe("demo_detr", transforms__train__decode="gpu"), dataset, folder=folder).run()
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def test_an_image_that_one_process_cannot_decode_ends_both(tmp_path: Path) -> None:
+    dataset = small.shapes_as_jpegs(tmp_path / "data")
+    assert call(2, decode_with_the_trainer, dataset, tmp_path / "good", folder=tmp_path) == ["", ""]
+    image = sorted(dataset.split("train").images.iterdir())[3]
+    image.write_bytes(image.read_bytes()[:-100])
+    one, other = sorted(call(2, decode_with_the_trainer, dataset, tmp_path / "bad", folder=tmp_path))
+    assert one.startswith(f"{image}: image 4 cannot be decoded on cpu (")
+    assert other == "another process of this training has ended"
 
 
 def train_with_a_bug(arguments: list[str]) -> None:

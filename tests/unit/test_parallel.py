@@ -54,9 +54,8 @@ def test_the_parts_of_a_batch_make_it_up(small_shapes: ShapesDataset) -> None:
 
     def load(part: slice) -> list[list[torch.Tensor]]:
         transforms = recipe.transforms.train
-        batches = training_batches(
-            images, transforms, seed=1, epoch=2, batch_size=4, workers=0, first_step=1, part=part
-        )
+        settings = {"seed": 1, "epoch": 2, "batch_size": 4, "workers": 0, "device": torch.device("cpu")}
+        batches = training_batches(images, transforms, **settings, first_step=1, part=part)
         return [batch.images for batch in batches]
 
     for whole, first, second in zip(*map(load, (slice(None), slice(0, 2), slice(2, 4))), strict=True):

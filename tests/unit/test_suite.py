@@ -150,6 +150,10 @@ def test_what_a_suite_plans_no_more_is_removed_and_nothing_else(root: Path) -> N
             r"first.yaml \(runs.one of mine.yaml sets detector.stages.0.decoder_heads\): .* do not divide the width",
         ),
         (
+            {"runs": one_run(**{"transforms.train.decode": "gpu"})},
+            r"^mine.yaml: runs.one: transforms.train.decode: gpu needs a GPU, and gpus is 0; set it to cpu, or gpus to",
+        ),
+        (
             {"runs": one_run(**{"detector.backbone.weights": "lost.pt"})},
             r"^mine.yaml: runs.one: detector.backbone.weights: there is no file lost.pt; ",
         ),

@@ -19,7 +19,7 @@ from sdetr.data.transforms import train_transform
 from sdetr.detector import DetectorModule
 from sdetr.doctor import memory_finding
 from sdetr.structures import Batch
-from sdetr.worst_step import Attempt, MemoryReport, largest_sides, measure_worst_step, worst_batch
+from sdetr.worst_step import Attempt, MemoryReport, largest_sides, left_out, measure_worst_step, worst_batch
 from tests import small
 from tests.unit.data.builders import coco_sample
 
@@ -156,3 +156,11 @@ def test_a_cpu_runs_the_whole_batch_only_if_so_much_is_free(
         assert finding.level == "ERROR"
         assert "about 9.0 GB would be needed" in finding.text
         assert "2 (3.00 GB, 0.1 s) fit" in finding.text
+
+
+def test_what_a_worst_step_does_not_see_is_said() -> None:
+    plain, decoding = (small.recipe("demo_detr", transforms__train__decode=where) for where in ("cpu", "gpu"))
+    assert left_out(plain, 1) == ""
+    assert left_out(plain, 2) == " (each of 2 GPUs, without what they need to talk to each other)"
+    assert left_out(decoding, 1) == " (without what decoding images there needs)"
+    assert left_out(decoding, 2).endswith("to each other; without what decoding images there needs)")

@@ -79,7 +79,7 @@ RECIPE: dict[str, Any] = {
         },
     },
     "transforms": {
-        "train": {"horizontal_flip": 0.5, "vertical_flip": 0, "resize": {"square": 64}, "crop": None},
+        "train": {"horizontal_flip": 0.5, "vertical_flip": 0, "resize": {"square": 64}, "crop": None, "decode": "cpu"},
         "test": {"square": 64},
     },
     "optimizer": {

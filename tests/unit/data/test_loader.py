@@ -21,7 +21,9 @@ TRANSFORMS = TrainTransforms(
     crop=CropConfig(
         probability=0.5, resize_first=ShortestSide(shortest=(40, 50), longest=None), smallest=20, largest=40
     ),
+    decode="cpu",
 )
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,7 @@ def images(split):
 
 
 def batches(images, **changes):
-    arguments = {"seed": 3, "epoch": 1, "batch_size": 2, "workers": 0, **changes}
+    arguments = {"seed": 3, "epoch": 1, "batch_size": 2, "workers": 0, "device": CPU, **changes}
     return list(training_batches(images, TRANSFORMS, **arguments))
 
 
@@ -107,7 +109,7 @@ def test_the_global_random_state_is_left_alone(images, workers):
 
 def test_a_set_smaller_than_a_batch_is_refused_at_once(images):
     with pytest.raises(UserError, match=r"training\.batch_size: 12 .* 11 training images"):
-        training_batches(images, TRANSFORMS, seed=0, epoch=0, batch_size=12, workers=0)
+        training_batches(images, TRANSFORMS, seed=0, epoch=0, batch_size=12, workers=0, device=CPU)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -141,7 +143,7 @@ def test_a_worker_has_one_thread_and_does_not_share_by_file_descriptor():
     torch.set_num_threads(2)
     try:
         with pytest.raises(UserError, match=r"^1 file_system$"):
-            list(loader._batches(_AskTorch(), [[0]], 1))
+            list(loader._batches(_AskTorch(), Batch, [[0]], 1))
     finally:
         torch.set_num_threads(threads)
     assert torch.multiprocessing.get_sharing_strategy() == strategy

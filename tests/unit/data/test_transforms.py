@@ -4,10 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms.v2.functional import resize as resize_by_torchvision
 
 from sdetr.config import CropConfig, ShortestSide, Square, TrainTransforms
 from sdetr.data import transforms
-from sdetr.structures import Target
+from sdetr.structures import Flip, Stretch, Target, Window
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/transforms.json").read_text())
 CASES = {op: [case for case in GOLDEN if case["op"] == op] for op in {case["op"] for case in GOLDEN}}
@@ -134,6 +135,7 @@ def config(**changes):
         "vertical_flip": 0.0,
         "resize": ShortestSide(shortest=(48, 64), longest=None),
         "crop": None,
+        "decode": "cpu",
     }
     return TrainTransforms(**{**values, **changes})
 
@@ -164,23 +166,15 @@ def test_each_size_is_chosen():
     assert {target.size for _, target in many(config())} == {(48, 72), (64, 96)}
 
 
-def test_the_crop_is_within_the_image_that_was_resized_first(monkeypatch):
-    windows = []
-    crop = transforms.crop
-
-    def spy(image, target, top, left, height, width):
-        windows.append((target.size, top, left, height, width))
-        return crop(image, target, top, left, height, width)
-
-    monkeypatch.setattr(transforms, "crop", spy)
-    many(config(crop=CROP))
-    assert {size for size, *_ in windows} == {(100, 150)}
-    heights = {height for _, _, _, height, _ in windows}
-    widths = {width for *_, width in windows}
-    assert min(heights) == min(widths) == 30
-    assert max(heights) == max(widths) == 60
-    assert all(0 <= top <= 100 - height and 0 <= left <= 150 - width for _, top, left, height, width in windows)
-    assert len({top for _, top, *_ in windows}) > 20
+def test_the_crop_is_within_the_image_that_was_resized_first():
+    _, target = random_sample()
+    edits = [transforms.train_edits(target, config(crop=CROP), np.random.default_rng(seed))[0] for seed in range(200)]
+    assert {first for first, *_ in edits} == {Stretch(100, 150)}
+    windows = [window for _, window, _ in edits]
+    for sides in ({window.height for window in windows}, {window.width for window in windows}):
+        assert (min(sides), max(sides)) == (30, 60)
+    assert all(0 <= w.top <= 100 - w.height and 0 <= w.left <= 150 - w.width for w in windows)
+    assert len({window.top for window in windows}) > 20
 
 
 def test_a_side_that_is_smaller_than_the_smallest_crop_is_kept_whole():
@@ -242,3 +236,57 @@ def test_pixels_do_not_depend_on_how_the_image_lies_in_memory(crop):
 @pytest.mark.parametrize("size", [(1, 3000), (2, 6000), (6000, 2)])
 def test_a_very_long_image_keeps_a_pixel_of_its_short_side(size: tuple[int, int]) -> None:
     assert min(transforms.resized_size(size, 800, 1333)) == 1
+
+
+def by_hand(image, target, transform, rng):
+    """What `train_transform` does, one public function after the other on image and target."""
+    if rng.random() < transform.horizontal_flip:
+        image, target = transforms.hflip(image, target)
+    if rng.random() < transform.vertical_flip:
+        image, target = transforms.vflip(image, target)
+    if rng.random() < transform.crop.probability:
+        first = transform.crop.resize_first
+        shortest = first.shortest[int(rng.integers(len(first.shortest)))]
+        image, target = transforms.resize(image, target, shortest, first.longest)
+        smallest, largest = transform.crop.smallest, transform.crop.largest
+        height, width = (
+            side if side <= smallest else int(rng.integers(smallest, min(side, largest), endpoint=True))
+            for side in target.size
+        )
+        top = int(rng.integers(target.size[0] - height, endpoint=True))
+        left = int(rng.integers(target.size[1] - width, endpoint=True))
+        image, target = transforms.crop(image, target, top, left, height, width)
+    shortest = transform.resize.shortest[int(rng.integers(len(transform.resize.shortest)))]
+    return transforms.resize(image, target, shortest, transform.resize.longest)
+
+
+def pixels_by_hand(image, edits):
+    for edit in edits:
+        if isinstance(edit, Flip):
+            image = image.flip(edit.axis)
+        elif isinstance(edit, Window):
+            image = image[:, edit.top : edit.top + edit.height, edit.left : edit.left + edit.width]
+        elif image.shape[1:] != (edit.height, edit.width):
+            image = resize_by_torchvision(image, [edit.height, edit.width], antialias=True)
+    return image
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 60), (60, 40), (25, 90), (48, 48)])
+def test_what_is_decided_first_and_done_later_is_what_was_done_at_once(height, width):
+    image, target = random_sample(height, width, objects=12)
+    crop = CropConfig(
+        probability=0.5, resize_first=ShortestSide(shortest=(40, 100), longest=None), smallest=30, largest=60
+    )
+    resize = ShortestSide(shortest=(40, 48, 64), longest=80)
+    transform = config(horizontal_flip=0.5, vertical_flip=0.5, crop=crop, resize=resize)
+    for seed in range(150):
+        expected, expected_target = by_hand(image, target, transform, np.random.default_rng(seed))
+        found, found_target = transforms.train_transform(image, target, transform, np.random.default_rng(seed))
+        rng = np.random.default_rng(seed)
+        edits, decided = transforms.train_edits(target, transform, rng)
+        assert torch.equal(found, expected)
+        assert torch.equal(pixels_by_hand(image, edits), expected)
+        for other in (found_target, decided):
+            assert (other.size, other.original_size) == (expected_target.size, (height, width))
+            for name in ("boxes", "labels", "area", "iscrowd"):
+                assert torch.equal(getattr(other, name), getattr(expected_target, name))

@@ -202,14 +202,17 @@ def test_a_cost_is_a_ratio_over_seeds(tmp_path: Path, minutes: tuple[list[float]
     assert pd.isna(row["image_low"])
 
 
-def test_costs_of_different_devices_are_not_compared(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("column", "first", "second"), [("device", "X", "Y"), ("decode", "cpu", "gpu")])
+def test_costs_of_different_circumstances_are_not_compared(
+    tmp_path: Path, column: str, first: str, second: str
+) -> None:
     values = {"a": around(0.4), "b": around(0.4)}
     other: dict[str, Any] = {
         "train_minutes": {"a": [8.0, 8.1, 7.9], "b": [10.0, 10.1, 9.9]},
-        "device": {"a": "X", "b": "Y"},
+        column: {"a": first, "b": second},
     }
     row = claims(suite_folder(tmp_path / "mine", values, **other), COST)
-    assert (row["verdict"], row["rule"].partition(";")[0]) == ("inconclusive", "device is X and Y")
+    assert (row["verdict"], row["rule"].partition(";")[0]) == ("inconclusive", f"{column} is {first} and {second}")
 
 
 def attention_files(folder: Path, exponent: float) -> Path:

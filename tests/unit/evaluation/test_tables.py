@@ -29,6 +29,7 @@ TRAIN = {
     "precision": "fp32",
     "pad_multiple": 1,
     "compile": "none",
+    "decode": "cpu",
     "git_commit": "0123abc",
     "recipe_sha256": "1" * 64,
     "weights_sha256": "2" * 64,
@@ -64,7 +65,7 @@ def test_columns_are_the_fixed_ones_in_their_order(tmp_path: Path) -> None:
     summary = tables([seed_directory(tmp_path)], tmp_path)[1]
     assert (tmp_path / "detectors.csv").read_text().splitlines()[0] == (
         "suite,run,model,recipe,seed,origin,epochs,steps,batch_size,eval_batch_size,eval_precision,precision,"
-        "pad_multiple,compile,AP,AP50,AP75,APs,APm,APl,AR1,AR10,AR100,ARs,ARm,ARl,trainable_parameters,gflops,images_per_second_train,images_per_second_infer,"
+        "pad_multiple,compile,decode,AP,AP50,AP75,APs,APm,APl,AR1,AR10,AR100,ARs,ARm,ARl,trainable_parameters,gflops,images_per_second_train,images_per_second_infer,"
         "peak_memory_gb,train_minutes,device,git_commit,recipe_sha256,weights_sha256,source"
     )
     head = ["suite", "run", "model", "origin", "n", "AP_mean", "AP_std", "AP_image_low", "AP_image_high", "AP50_mean"]
@@ -138,6 +139,7 @@ RELEASED: dict[str, Any] = {
     "precision": None,
     "pad_multiple": None,
     "compile": None,
+    "decode": None,
     **dict.fromkeys(("epochs", "steps", "batch_size", "train_minutes", "images_per_second_train", "peak_memory_gb")),
 }
 
