@@ -19,13 +19,19 @@ from sdetr.models.stage import Stage
 
 
 def plain_twin(detector: StackedDETR) -> StackedDETR:
-    """The same weights in the reference's form.
+    """A copy in the reference's form."""
+    twin = copy.deepcopy(detector)
+    make_plain(twin)
+    return twin
+
+
+def make_plain(detector: StackedDETR) -> None:
+    """Bring a detector into the reference's form; it keeps its weights.
 
     Attention builds its matrix over all tokens of a padded batch and masks padding; dropout is torch's, and blocks of
     the ResNet are torchvision's, whose norms are not folded.
     """
-    twin = copy.deepcopy(detector)
-    stem = twin.backbone.stem
+    stem = detector.backbone.stem
     assert isinstance(stem, Stem)
     parts: tuple[tuple[str, nn.Module], ...] = (
         ("conv1", stem.conv1),
@@ -33,13 +39,13 @@ def plain_twin(detector: StackedDETR) -> StackedDETR:
         ("relu", nn.ReLU(inplace=True)),
         ("maxpool", stem.maxpool),
     )
-    twin.backbone.stem = nn.Sequential(OrderedDict(parts))
-    for module in twin.modules():
+    detector.backbone.stem = nn.Sequential(OrderedDict(parts))
+    for module in detector.modules():
         module.__class__ = _PLAIN.get(type(module), type(module))
         for name, child in module.named_children():
             if isinstance(child, Dropout):
                 setattr(module, name, nn.Dropout(child.probability))
-    return twin.train(detector.training)
+    detector.train(detector.training)
 
 
 class _MaskedAttention(Attention):

@@ -1,0 +1,86 @@
+"""Operations of a training step on batches as the paper's augmentation draws them, with padding packed away and masked.
+
+    python -m tests.statistics.operations --annotations instances_train2017.json --batches 10
+
+Only the sizes of the images are read. Convolutions and matrix products of forward and backward pass count, those of
+the losses do not; a multiply and its addition are two operations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from sdetr import build_detector
+from sdetr.benchmark.input import clone, paper_transforms
+from sdetr.benchmark.plain_model import make_plain
+from sdetr.data.coco import read_annotations
+from sdetr.data.transforms import train_edits
+from sdetr.evaluation.cost import gflops
+from sdetr.models.padding import pad_images
+from sdetr.models.stacked import StackedDETR
+from sdetr.structures import Target
+
+_log = logging.getLogger(__name__)
+
+
+def drawn_size(size: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
+    """Height and width of a training image after the paper's augmentation."""
+    none = torch.zeros(0, dtype=torch.int64)
+    target = Target(torch.zeros(0, 4), none, torch.zeros(0), none, 0, size, size)
+    return train_edits(target, paper_transforms(clone()), rng)[1].size
+
+
+def image_share(sizes: list[tuple[int, int]]) -> float:
+    """How much of a padded batch is image."""
+    height, width = (max(sides) for sides in zip(*sizes, strict=True))
+    return sum(h * w for h, w in sizes) / (len(sizes) * height * width)
+
+
+def step_gflop(detector: StackedDETR, sizes: list[tuple[int, int]]) -> float:
+    """1e9 operations per image of a step, a multiply and its addition counted as two."""
+    images = [torch.empty(3, *size) for size in sizes]
+
+    def step() -> None:
+        batch = pad_images(images)
+        outputs, _ = detector._run_stages(batch, detector.backbone(batch.pixels, detector.levels))
+        torch.stack([output.sum() for output in outputs]).sum().backward()
+
+    return 2 * gflops(step) / len(sizes)
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--annotations", type=Path, required=True)
+    parser.add_argument("--batches", type=int, default=10)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1, 2, 4, 8, 16], help="images per batch")
+    options = parser.parse_args()
+    images = [(image.height, image.width) for image in read_annotations(options.annotations).images]
+    rng = np.random.default_rng(0)
+    batches = {
+        count: [
+            [drawn_size(images[i], rng) for i in rng.integers(len(images), size=count)] for _ in range(options.batches)
+        ]
+        for count in options.sizes
+    }
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    _log.info("detector,batch_size,batches,image_share,packed_gflop_per_image,masked_gflop_per_image")
+    for name in ("sdetr_r50", "detr_r50"):
+        with FakeTensorMode():
+            packed, masked = (build_detector(name, num_classes=91, backbone_weights=None).train() for _ in range(2))
+            assert isinstance(packed, StackedDETR)
+            assert isinstance(masked, StackedDETR)
+            make_plain(masked)
+            for count, drawn in batches.items():
+                rows = [(image_share(sizes), step_gflop(packed, sizes), step_gflop(masked, sizes)) for sizes in drawn]
+                _log.info("%s,%d,%d,%.2f,%.0f,%.0f", name, count, len(drawn), *np.mean(rows, axis=0))
+
+
+if __name__ == "__main__":
+    main()
