@@ -20,7 +20,7 @@ from sdetr.jobs import RunIdentity
 
 _NOT_KNOWN_OF_TRAINING = (
     *("steps", "batch_size", "train_minutes", "images_per_second_train", "peak_memory_gb", "trainable_parameters"),
-    *("device", "precision", "pad_multiple", "compile", "decode", "git_commit", "recipe_sha256"),
+    *("device", "precision", "padding", "pad_multiple", "compile", "decode", "git_commit", "recipe_sha256"),
 )
 _NOT_KNOWN_OF_PREDICTION = ("eval_precision", "images_per_second_infer", "gflops", "device")
 _log = logging.getLogger(__name__)

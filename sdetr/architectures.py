@@ -83,6 +83,7 @@ def architecture(
         encoder_block="sequential",
         attention="fused",
         position_temperature=10000,
+        padding="batch",
         pad_multiple=1,
         compile="none",
         loss=SET_LOSS,

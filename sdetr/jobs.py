@@ -184,6 +184,7 @@ def _write_training(
             "processes": parallel.processes(),
             "threads": job.threads,
             "precision": job.recipe.training.precision,
+            "padding": getattr(job.recipe.detector, "padding", None),
             "pad_multiple": getattr(job.recipe.detector, "pad_multiple", None),
             "compile": getattr(job.recipe.detector, "compile", "none"),
             "decode": job.recipe.transforms.train.decode,

@@ -161,7 +161,7 @@ def convert_run(
             "origin": "released_weights",
             "source": released.weights,
             **dict.fromkeys(("epochs", "steps", "batch_size", "train_minutes", "images_per_second_train")),
-            **dict.fromkeys(("precision", "pad_multiple", "compile", "decode", "peak_memory_gb", "device")),
+            **dict.fromkeys(("precision", "padding", "pad_multiple", "compile", "decode", "peak_memory_gb", "device")),
             "trainable_parameters": trainable_parameters(detector),
             "git_commit": git_commit(),
             "recipe_sha256": recipe.sha256(),

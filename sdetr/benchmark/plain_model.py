@@ -16,6 +16,7 @@ from sdetr.models.padding import Packing
 from sdetr.models.resnet import FoldedBottleneck, Stem
 from sdetr.models.stacked import StackedDETR
 from sdetr.models.stage import Stage
+from sdetr.models.tokens import Tokens
 
 
 def plain_twin(detector: StackedDETR) -> StackedDETR:
@@ -64,15 +65,8 @@ class _MaskedAttention(Attention):
 class _MaskedStage(Stage):
     """A stage whose layers compute on padding too."""
 
-    def forward(
-        self,
-        feature: Tensor,
-        position: Tensor,
-        packing: Packing | None,
-        queries: Tensor | None,
-        handed: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """As a stage; the encoder memory is (B, h * w, width)."""
+    def tokens(self, feature: Tensor, position: Tensor, packing: Packing | None) -> Tokens:
+        """All tokens of the padded feature map."""
         padding = None
         if packing is not None:
             padding = torch.ones(feature[:, 0].numel(), dtype=torch.bool, device=feature.device)
@@ -82,7 +76,7 @@ class _MaskedStage(Stage):
                 attention = layer.get_submodule(name)
                 assert isinstance(attention, _MaskedAttention)
                 attention.padding = padding
-        return super().forward(feature, position, None, queries, handed)
+        return super().tokens(feature, position, None)
 
 
 _PLAIN: dict[type[nn.Module], type[nn.Module]] = {

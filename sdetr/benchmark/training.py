@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -43,6 +43,7 @@ _PAPER = OptimizerConfig(
 )
 _PROJECT = "bf16, channels_last, fused attention and optimizer, folded norms, no tokens of padding"
 _DIFFERS = "precision: bf16 in place of fp32"
+_BY_IMAGE: dict[str, str | int] = {"padding": "image", "pad_multiple": 32}
 
 
 @dataclass(frozen=True)
@@ -64,16 +65,18 @@ class Work:
 def comparisons(device: torch.device, scale: Scale) -> Iterator[Comparison]:
     """DETR R50 against transformers' in fp32, SDETR R50 against a plain form of itself in fp32, and torch.compile.
 
-    Both on images of one size, and on images of unequal size that are padded to one batch, as in training.
+    Both on images of one size, and on images of unequal size as in training: padded to one batch, or by themselves.
 
     Raises:
         UserError: the package was installed without its recipes and test images.
         RuntimeError: the losses of both sides differ by more than 2 %.
     """
     work = _equal_images(device, scale)
-    for images in (work, _unequal_images(device, scale)):
-        yield _against_transformers(images, device)
-        yield _against_plain("sdetr_r50", "SDETR R50", images, device)
+    unequal = _unequal_images(device, scale)
+    cases: list[tuple[Work, dict[str, str | int]]] = [(work, {}), (unequal, {}), (unequal, _BY_IMAGE)]
+    for images, changes in cases:
+        yield _against_transformers(images, device, changes)
+        yield _against_plain("sdetr_r50", "SDETR R50", images, device, changes)
     if scale == "full" and compiles(device):
         for mode in ("default", "reduce-overhead") if device.type == "cuda" else ("default",):
             yield _compiled_against_eager("sdetr_r50", "SDETR R50", work, device, mode)
@@ -103,8 +106,8 @@ def _random_images(sizes: Sequence[tuple[int, int]], device: torch.device) -> Wo
     return Work(images, [random_target(size).to(device) for size in sizes])
 
 
-def _against_transformers(work: Work, device: torch.device) -> Comparison:
-    detector = new_detector("detr_r50", device)
+def _against_transformers(work: Work, device: torch.device, changes: Mapping[str, str | int]) -> Comparison:
+    detector = new_detector("detr_r50", device, **changes)
     peer = transformers_detr(detector).to(device)
     # Their image processor normalises and pads before the step; so it is here.
     batch, labels = pad_images(detector.normalize(work.images)), their_labels(work.targets)
@@ -124,9 +127,11 @@ def _against_transformers(work: Work, device: torch.device) -> Comparison:
     return _compared("DETR R50", detector, peer, their_loss, plain, work, device)
 
 
-def _against_plain(name: str, title: str, work: Work, device: torch.device) -> Comparison:
-    detector = new_detector(name, device)
-    twin = plain_twin(detector)
+def _against_plain(
+    name: str, title: str, work: Work, device: torch.device, changes: Mapping[str, str | int]
+) -> Comparison:
+    detector = new_detector(name, device, **changes)
+    twin = plain_twin(new_detector(name, device))
 
     def plain_loss() -> Tensor:
         return torch.stack(list(twin.loss(work.images, work.targets).values())).sum()
@@ -177,16 +182,19 @@ def _compared(
     detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     loss = partial(_fast_loss, detector, work, device)
     _same_loss(title, detector, loss, peer, peer_loss)
-    fast = Side(_PROJECT, step(detector, loss, build_optimizer(detector, _PAPER)))
+    by_image = detector.config.padding == "image"
+    name = f"{_PROJECT}; padding: image, pad_multiple: {detector.config.pad_multiple}" if by_image else _PROJECT
+    differs = f"{_DIFFERS}; what convolutions see beyond an image" if by_image else _DIFFERS
+    fast = Side(name, step(detector, loss, build_optimizer(detector, _PAPER)))
     if trainable_parameters(detector) != trainable_parameters(peer):
         raise RuntimeError(f"{title}: the peer trains other parameters")
     flop = 2e9 * gflops(fast.call)
     fast, plain = (Side(side.name, side.call, peak_bytes(side.call, device) / 1e9) for side in (fast, plain))
     case = f"a training step of {title}, {work}"
-    return Comparison("training", case, fast, plain, _DIFFERS, len(work.images), "images", _GOAL, flop, "bf16")
+    return Comparison("training", case, fast, plain, differs, len(work.images), "images", _GOAL, flop, "bf16")
 
 
-def new_detector(name: str, device: torch.device, **changes: str) -> StackedDETR:
+def new_detector(name: str, device: torch.device, **changes: str | int) -> StackedDETR:
     """A published architecture with random weights and statistics that keep its feature maps in range."""
     torch.manual_seed(0)
     config = architecture(name, num_queries=100, dropout=0.1, backbone_weights="none")

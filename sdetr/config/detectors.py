@@ -162,13 +162,17 @@ class StackedDETRConfig(Config):
     position_temperature: PositiveFloat = Field(
         description="temperature of the sine position encoding: its longest wave grows with it; the papers: 10000"
     )
+    padding: Literal["batch", "image"] = Field(
+        description="batch: images are padded to the largest of their batch (the papers); image: each by itself, so "
+        "that nothing that is computed of it depends on the rest of the batch"
+    )
     pad_multiple: Size = Field(
-        description="in training, height and width of a padded batch are multiples of so many pixels; 1 pads to the "
-        "largest image, as the papers do"
+        description="in training, height and width of a padded batch, or image, are multiples of so many pixels; 1: no "
+        "more than the largest image needs, as in the papers"
     )
     compile: Literal["none", "default", "reduce-overhead"] = Field(
         description="torch.compile of the backbone in training, by its mode; reduce-overhead makes CUDA graphs. "
-        "Each shape of a batch is compiled: pad_multiple bounds how many there are"
+        "Each shape of a batch is compiled: pad_multiple bounds how many there are. It needs `padding: batch`"
     )
     loss: SetLossConfig = Field(
         description="weights of the set loss, and of the cost that decides which query stands for which object"
@@ -186,6 +190,8 @@ class StackedDETRConfig(Config):
                 heads = getattr(stage, key)
                 if heads is not None and self.width % heads:
                     raise ValueError(f"{where}.{key}: {heads} heads do not divide the width {self.width}")
+        if self.compile != "none" and self.padding == "image":
+            raise ValueError(f"compile: {self.compile} takes a batch of one shape; set it to none, or padding to batch")
         self.backbone.check_read([stage.level for stage in self.stages], "no stage reads")
         if self.factory == "baselines.detr:build" and len(self.stages) != 1:
             raise ValueError(

@@ -114,6 +114,7 @@ def _seed(folder: Path, row: dict[str, Any], command: str) -> Seed:
         "steps": "steps",
         "batch size": "batch_size",
         "precision": "precision",
+        "images padded to the size of": "padding",
         "sides padded to multiples of, pixels": "pad_multiple",
         "torch.compile": "compile",
         "training images decoded on": "decode",

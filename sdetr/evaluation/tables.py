@@ -27,7 +27,7 @@ COST = (
 )
 PROVENANCE = ("device", "git_commit", "recipe_sha256", "weights_sha256", "source")
 TRAINING = ("epochs", "steps", "batch_size")
-NUMERICS = ("eval_batch_size", "eval_precision", "precision", "pad_multiple", "compile", "decode")
+NUMERICS = ("eval_batch_size", "eval_precision", "precision", "padding", "pad_multiple", "compile", "decode")
 COLUMNS = (*IDENTITY, *TRAINING, *NUMERICS, *METRICS, *COST, *PROVENANCE)
 SUMMARY_COLUMNS = (
     *("suite", "run", "model", "origin", "n"),

@@ -98,7 +98,7 @@ def capture(detector: nn.Module, image: Tensor) -> list[QKVA]:
 def _captured(stage: nn.Module, number: int, found: list[QKVA]) -> Iterator[None]:
     """While it is open, each run of the stage's encoder layers is added to ``found``."""
     grids: list[Grid] = []
-    handles = [stage.register_forward_pre_hook(lambda _, inputs: grids.append(tuple(inputs[0].shape[-2:])))]
+    handles = [stage.register_forward_pre_hook(lambda _, inputs: grids.append(inputs[0].grid))]
     for layer, block in enumerate(stage.get_submodule("encoder").children(), start=1):
         keep = partial(_keep, found, grids, number, layer, str(stage.level))
         handles.append(block.get_submodule("self_attention").register_forward_hook(keep))

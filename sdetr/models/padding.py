@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from sdetr import parallel
+
+Grid = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +40,10 @@ class PaddedImages:
         if all(size == full for size in self.sizes):
             return None
         heights, widths = zip(*self.sizes, strict=True)
-        rows, columns = _real_places(heights, full[0], height), _real_places(widths, full[1], width)
-        places = torch.arange(len(rows) * height * width, device=self.padding.device).view(-1, height, width)
-        index = [own[:r, :c].flatten() for own, r, c in zip(places, rows, columns, strict=True)]
-        return Packing(torch.cat(index), tuple(len(part) for part in index))
+        grids = tuple(zip(_real_places(heights, full[0], height), _real_places(widths, full[1], width), strict=True))
+        places = torch.arange(len(grids) * height * width, device=self.padding.device).view(-1, height, width)
+        index = [own[:rows, :columns].flatten() for own, (rows, columns) in zip(places, grids, strict=True)]
+        return Packing(torch.cat(index), grids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,20 +52,15 @@ class Packing:
 
     Attributes:
         index: (T,) int64, places in the flattened (B, S) tokens, image after image.
-        lengths: number of tokens of each image; their sum is T.
+        grids: height and width of each image in tokens; all together they have T.
     """
 
     index: Tensor
-    lengths: tuple[int, ...]
+    grids: tuple[Grid, ...]
 
     def pack(self, tokens: Tensor) -> Tensor:
         """(B, S, width) to (1, T, width)."""
         return tokens.flatten(0, 1).index_select(0, self.index)[None]
-
-    def unpack(self, tokens: Tensor, count: int) -> Tensor:
-        """(1, T, width) to (B, ``count``, width), with zeros where padding is."""
-        empty = tokens.new_zeros(len(self.lengths) * count, tokens.shape[-1])
-        return empty.index_copy(0, self.index, tokens[0]).view(len(self.lengths), count, -1)
 
 
 def pad_images(images: list[Tensor], least: tuple[int, ...] = (0, 0)) -> PaddedImages:
@@ -84,18 +80,49 @@ def largest_size(images: list[Tensor]) -> tuple[int, int]:
     return max(image.shape[-2] for image in images), max(image.shape[-1] for image in images)
 
 
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Images that go through the backbone together.
+
+    Attributes:
+        members: their places in the batch.
+        padded: to one size.
+    """
+
+    members: tuple[int, ...]
+    padded: PaddedImages
+
+
+def together(padded: PaddedImages) -> Group:
+    """A whole batch as one group."""
+    return Group(tuple(range(len(padded.sizes))), padded)
+
+
+def pad_alone(images: list[Tensor], multiple: int = 1) -> list[Group]:
+    """Pad images, each to the next multiples of ``multiple`` pixels; those of one size then are a group."""
+    members: dict[tuple[int, ...], list[int]] = {}
+    for place, image in enumerate(images):
+        members.setdefault(_rounded(image.shape[-2:], multiple), []).append(place)
+    return [
+        Group(tuple(places), pad_images([images[place] for place in places], size)) for size, places in members.items()
+    ]
+
+
 def pad_shared_batch(images: list[Tensor], multiple: int = 1) -> PaddedImages:
     """Pad images as the whole batch that this process has a part of; the others do the same at the same time.
 
     Height and width become multiples of ``multiple`` pixels, so that there are few shapes.
     """
-    least = parallel.largest(*largest_size(images))
-    return pad_images(images, tuple(math.ceil(side / multiple) * multiple for side in least))
+    return pad_images(images, _rounded(parallel.largest(*largest_size(images)), multiple))
 
 
-def _real_places(real: Sequence[int], pixels: int, places: int) -> NDArray[np.int64]:
+def _rounded(size: Sequence[int], multiple: int) -> tuple[int, ...]:
+    return tuple(math.ceil(side / multiple) * multiple for side in size)
+
+
+def _real_places(real: Sequence[int], pixels: int, places: int) -> list[int]:
     """How many of ``places`` lie in the first ``real`` of ``pixels``, rounded as `PaddedImages.padding_at` rounds."""
     # As torch looks for the nearest pixel: in float32. Asked on the host, it stops no device.
     nearest = np.floor(np.arange(places, dtype=np.float32) * (np.float32(pixels) / np.float32(places)))
-    counts: NDArray[np.int64] = (nearest < np.array(real)[:, None]).sum(1)
+    counts: list[int] = (nearest < np.array(real)[:, None]).sum(1).tolist()
     return counts

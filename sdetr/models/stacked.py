@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -19,9 +18,10 @@ from sdetr.models.dense_head import DenseHead
 from sdetr.models.heads import MLP, apply_head
 from sdetr.models.matcher import HungarianMatcher
 from sdetr.models.normalize import Normalize
-from sdetr.models.padding import PaddedImages, pad_images, pad_shared_batch
+from sdetr.models.padding import Group, pad_alone, pad_images, pad_shared_batch, together
 from sdetr.models.position import SinePosition
 from sdetr.models.stage import Stage
+from sdetr.models.tokens import Tokens, merge
 from sdetr.structures import Detections, SetPrediction, Target
 
 Outputs = tuple[list[Tensor], list[tuple[Tensor, tuple[int, int]]]]
@@ -67,17 +67,23 @@ class StackedDETR(DetectorModule):
 
     def forward(self, images: list[Tensor]) -> SetPrediction:
         """Predictions of every decoder layer of every stage; ``images`` (3, H, W) are normalised already."""
-        batch = pad_images(images)
-        outputs, _ = self._run_stages(batch, self.backbone(batch.pixels, self.levels))
+        # Of one image, whose size may be a symbol while it is exported, there is nothing to group.
+        alone = self.config.padding == "image" and len(images) > 1
+        groups = pad_alone(images) if alone else [together(pad_images(images))]
+        outputs, _ = self._run_stages(groups, self.backbone)
         return self._predict(outputs)
 
     def loss(self, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
         """Weighted set losses of every layer, and of the dense heads where the recipe has them."""
-        batch = pad_shared_batch(self.normalize(images), self.config.pad_multiple)
+        normalized, multiple = self.normalize(images), self.config.pad_multiple
+        if self.config.padding == "image":
+            groups = pad_alone(normalized, multiple)
+        else:
+            groups = [together(pad_shared_batch(normalized, multiple))]
         backbone = self.backbone if self._compiled is None else partial(self._compiled, self.backbone)
-        outputs, memories = self._run_stages(batch, backbone(batch.pixels, self.levels))
+        outputs, memories = self._run_stages(groups, backbone)
         # Matching and losses are float32 whatever the precision of the layers.
-        with torch.autocast(batch.pixels.device.type, enabled=False):
+        with torch.autocast(images[0].device.type, enabled=False):
             prediction = self._predict(outputs)
             losses = self.criterion(prediction, targets)
             terms = {
@@ -97,22 +103,27 @@ class StackedDETR(DetectorModule):
         boxes = cxcywh_to_xyxy(prediction.boxes[-1]) * torch.stack((width, height, width, height), dim=1)[:, None]
         return [Detections(*parts) for parts in zip(boxes, scores, labels, strict=True)]
 
-    def _run_stages(self, batch: PaddedImages, features: dict[str, Tensor]) -> Outputs:
+    def _run_stages(self, groups: list[Group], backbone: Callable[..., dict[str, Tensor]]) -> Outputs:
         """Each stage's decoder outputs (layers, B, Q, width); what dense heads read: memory and its grid (h, w)."""
+        features = [backbone(group.padded.pixels, self.levels) for group in groups]
         outputs: list[Tensor] = []
         memories = []
         queries = None if self.queries is None else self.queries.weight
         for stage in self.stages:
-            feature = features[str(stage.level)]
-            grid = (feature.shape[-2], feature.shape[-1])
-            packing = batch.packing_at(*grid)
+            tokens = merge(groups, [self._tokens(stage, *part) for part in zip(groups, features, strict=True)])
             handed = outputs[-1][-1] if outputs and self.config.hand_over == "decoder_output" else None
-            position = self.position(batch.padding_at(*grid))
-            decoded, memory = stage(feature, position, packing, queries, handed)
+            decoded, memory = stage(tokens, queries, handed)
             outputs.append(decoded)
             if self.dense_heads:
-                memories.append((memory if packing is None else packing.unpack(memory, math.prod(grid)), grid))
+                memories.append((memory.unpacked(), memory.grid))
         return outputs, memories
+
+    def _tokens(self, stage: nn.Module, group: Group, features: dict[str, Tensor]) -> Tokens:
+        assert isinstance(stage, Stage)
+        feature = features[stage.level]
+        grid = (feature.shape[-2], feature.shape[-1])
+        position = self.position(group.padded.padding_at(*grid))
+        return stage.tokens(feature, position, group.padded.packing_at(*grid))
 
     def _predict(self, outputs: Sequence[Tensor]) -> SetPrediction:
         # bfloat16 would round box coordinates to half a percent of the image, so the heads stay in float32.

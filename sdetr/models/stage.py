@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from sdetr.config import StackedDETRConfig, StageConfig
 from sdetr.models.attention import Attention
 from sdetr.models.dropout import Dropout
 from sdetr.models.padding import Packing
+from sdetr.models.tokens import Tokens
 
 Lengths = Sequence[int] | None
 
@@ -145,41 +147,42 @@ class Stage(nn.Module):
                 if parameter.dim() > 1:
                     nn.init.xavier_uniform_(parameter)
 
-    def forward(
-        self,
-        feature: Tensor,
-        position: Tensor,
-        packing: Packing | None,
-        queries: Tensor | None,
-        handed: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """Encode a level and decode it.
+    def tokens(self, feature: Tensor, position: Tensor, packing: Packing | None) -> Tokens:
+        """What the encoder reads.
 
         Args:
             feature: (B, channels, h, w).
             position: (B, width, h, w).
             packing: which tokens are an image's: the others take no part. None where nothing is padded.
+        """
+        values = self.projection(feature).flatten(2).transpose(1, 2)
+        positions = position.flatten(2).transpose(1, 2).to(values.dtype)
+        grid = (feature.shape[-2], feature.shape[-1])
+        if packing is None:
+            return Tokens(values, positions, grid, None)
+        return Tokens(packing.pack(values), packing.pack(positions), grid, packing.grids)
+
+    def forward(self, tokens: Tokens, queries: Tensor | None, handed: Tensor | None) -> tuple[Tensor, Tokens]:
+        """Encode a level and decode it.
+
+        Args:
+            tokens: of all images.
             queries: (Q, width), the query embedding of the whole stack; None where the stage has its own.
             handed: (B, Q, width), the last decoder output of the stage before; None starts from zeros.
 
         Returns:
-            Decoder outputs (layers, B, Q, width), normalised, first to last; encoder memory (B, h * w, width), or as
-            ``packing`` packs it.
+            Decoder outputs (layers, B, Q, width), normalised, first to last; the encoder's output.
         """
         queries = self.queries.weight if self.queries is not None else queries
         assert queries is not None
-        memory = self.projection(feature).flatten(2).transpose(1, 2)
-        places = position.flatten(2).transpose(1, 2).to(memory.dtype)
-        lengths = None
-        if packing is not None:
-            memory, places, lengths = packing.pack(memory), packing.pack(places), packing.lengths
+        memory, places, lengths = tokens.values, tokens.positions, tokens.lengths
         for layer in self.encoder:
             memory = layer(memory, places, lengths)
         memory = self.encoder_norm(memory)
-        x = memory.new_zeros(len(feature), *queries.shape) if handed is None else handed
+        x = memory.new_zeros(tokens.images, *queries.shape) if handed is None else handed
         keys = memory + places
         outputs = []
         for layer in self.decoder:
             x = layer(x, queries, keys, memory, lengths)
             outputs.append(self.decoder_norm(x))
-        return torch.stack(outputs), memory
+        return torch.stack(outputs), replace(tokens, values=memory)

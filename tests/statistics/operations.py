@@ -1,4 +1,7 @@
-"""Operations of a training step on batches as the paper's augmentation draws them, with padding packed away and masked.
+"""Operations of a training step on batches as the paper's augmentation draws them, by what becomes of padding.
+
+``masked``: layers compute on it, as in the reference code; ``batch``: stages do not, as here; ``image``: nor does the
+backbone, with the recipe's ``padding: image``.
 
     python -m tests.statistics.operations --annotations instances_train2017.json --batches 10
 
@@ -16,16 +19,18 @@ import numpy as np
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from sdetr import build_detector
+from sdetr.architectures import architecture
 from sdetr.benchmark.input import clone, paper_transforms
 from sdetr.benchmark.plain_model import make_plain
 from sdetr.data.coco import read_annotations
 from sdetr.data.transforms import train_edits
+from sdetr.detector import create_detector
 from sdetr.evaluation.cost import gflops
-from sdetr.models.padding import pad_images
+from sdetr.models.padding import pad_alone, pad_images, together
 from sdetr.models.stacked import StackedDETR
 from sdetr.structures import Target
 
+_WAYS = ("masked", "batch", "image")
 _log = logging.getLogger(__name__)
 
 
@@ -42,13 +47,22 @@ def image_share(sizes: list[tuple[int, int]]) -> float:
     return sum(h * w for h, w in sizes) / (len(sizes) * height * width)
 
 
+def new_detector(name: str, way: str) -> StackedDETR:
+    config = architecture(name, num_queries=100, dropout=0.1, backbone_weights="none")
+    detector = create_detector(config.model_copy(update={"padding": "image" if way == "image" else "batch"}), 91)
+    assert isinstance(detector, StackedDETR)
+    if way == "masked":
+        make_plain(detector)
+    return detector.train()
+
+
 def step_gflop(detector: StackedDETR, sizes: list[tuple[int, int]]) -> float:
     """1e9 operations per image of a step, a multiply and its addition counted as two."""
     images = [torch.empty(3, *size) for size in sizes]
 
     def step() -> None:
-        batch = pad_images(images)
-        outputs, _ = detector._run_stages(batch, detector.backbone(batch.pixels, detector.levels))
+        groups = pad_alone(images) if detector.config.padding == "image" else [together(pad_images(images))]
+        outputs, _ = detector._run_stages(groups, detector.backbone)
         torch.stack([output.sum() for output in outputs]).sum().backward()
 
     return 2 * gflops(step) / len(sizes)
@@ -70,16 +84,13 @@ def main() -> None:
         for count in options.sizes
     }
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    _log.info("detector,batch_size,batches,image_share,packed_gflop_per_image,masked_gflop_per_image")
+    _log.info("detector,batch_size,batches,image_share,%s", ",".join(f"{way}_gflop_per_image" for way in _WAYS))
     for name in ("sdetr_r50", "detr_r50"):
         with FakeTensorMode():
-            packed, masked = (build_detector(name, num_classes=91, backbone_weights=None).train() for _ in range(2))
-            assert isinstance(packed, StackedDETR)
-            assert isinstance(masked, StackedDETR)
-            make_plain(masked)
+            ways = [new_detector(name, way) for way in _WAYS]
             for count, drawn in batches.items():
-                rows = [(image_share(sizes), step_gflop(packed, sizes), step_gflop(masked, sizes)) for sizes in drawn]
-                _log.info("%s,%d,%d,%.2f,%.0f,%.0f", name, count, len(drawn), *np.mean(rows, axis=0))
+                rows = [[image_share(sizes), *(step_gflop(way, sizes) for way in ways)] for sizes in drawn]
+                _log.info("%s,%d,%d,%.2f,%.0f,%.0f,%.0f", name, count, len(drawn), *np.mean(rows, axis=0))
 
 
 if __name__ == "__main__":

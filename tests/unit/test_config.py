@@ -93,6 +93,10 @@ def content() -> dict[str, Any]:
             "detector.stages.1.encoder_heads: says 1, but there is no encoder layer; set it to null",
         ),
         ({"detector.stages.1.encoder_heads": None}, "detector.stages.1.encoder_heads: is null, but there are encoder"),
+        (
+            {"detector.padding": "image", "detector.compile": "default"},
+            "detector.compile: default takes a batch of one shape; set it to none, or padding to batch",
+        ),
         ({"detector.encoder_block": None}, "detector.encoder_block: is null, but there are encoder layers"),
         (
             NO_ENCODER,

@@ -65,6 +65,7 @@ RECIPE: dict[str, Any] = {
         "encoder_block": "sequential",
         "attention": "fused",
         "position_temperature": 20,
+        "padding": "batch",
         "pad_multiple": 1,
         "compile": "none",
         "loss": {

@@ -43,4 +43,4 @@ def test_a_peer_that_does_something_else_is_no_peer(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(training, "plain_twin", other)
     work = training._equal_images(CPU, "small")
     with pytest.raises(RuntimeError, match="they must do the same"):
-        training._against_plain("sdetr_r50", "SDETR R50", work, CPU)
+        training._against_plain("sdetr_r50", "SDETR R50", work, CPU, {})

@@ -27,6 +27,7 @@ TRAIN = {
     "trainable_parameters": 41302368,
     "device": "CPU X (2 cores)",
     "precision": "fp32",
+    "padding": "batch",
     "pad_multiple": 1,
     "compile": "none",
     "decode": "cpu",
@@ -65,7 +66,7 @@ def test_columns_are_the_fixed_ones_in_their_order(tmp_path: Path) -> None:
     summary = tables([seed_directory(tmp_path)], tmp_path)[1]
     assert (tmp_path / "detectors.csv").read_text().splitlines()[0] == (
         "suite,run,model,recipe,seed,origin,epochs,steps,batch_size,eval_batch_size,eval_precision,precision,"
-        "pad_multiple,compile,decode,AP,AP50,AP75,APs,APm,APl,AR1,AR10,AR100,ARs,ARm,ARl,trainable_parameters,gflops,images_per_second_train,images_per_second_infer,"
+        "padding,pad_multiple,compile,decode,AP,AP50,AP75,APs,APm,APl,AR1,AR10,AR100,ARs,ARm,ARl,trainable_parameters,gflops,images_per_second_train,images_per_second_infer,"
         "peak_memory_gb,train_minutes,device,git_commit,recipe_sha256,weights_sha256,source"
     )
     head = ["suite", "run", "model", "origin", "n", "AP_mean", "AP_std", "AP_image_low", "AP_image_high", "AP50_mean"]
@@ -137,6 +138,7 @@ RELEASED: dict[str, Any] = {
     "origin": "released_weights",
     "device": None,
     "precision": None,
+    "padding": None,
     "pad_multiple": None,
     "compile": None,
     "decode": None,
