@@ -164,7 +164,7 @@ class StackedDETRConfig(Config):
     )
     padding: Literal["batch", "image"] = Field(
         description="batch: images are padded to the largest of their batch (the papers); image: each by itself, so "
-        "that nothing that is computed of it depends on the rest of the batch"
+        "that what is predicted of it does not depend on the rest of the batch"
     )
     pad_multiple: Size = Field(
         description="in training, height and width of a padded batch, or image, are multiples of so many pixels; 1: no "

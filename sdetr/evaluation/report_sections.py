@@ -198,6 +198,7 @@ def cost_tables(suite: FinishedSuite) -> list[Table]:
                 *(circumstance("trained on", "device_train"), circumstance("GPUs", "gpus")),
                 *(circumstance("CPU threads", "threads"), circumstance("training precision", "precision")),
                 *(
+                    circumstance("training images padded to the size of", "padding"),
                     circumstance("torch.compile in training", "compile"),
                     circumstance("training images decoded on", "decode"),
                 ),

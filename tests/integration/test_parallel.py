@@ -47,6 +47,7 @@ SET_DETECTORS: dict[str, tuple[str, dict[str, Any]]] = {
     "shared queries": ("demo_sdetr", {"detector__query_embedding": "shared"}),
     "nothing handed over": ("demo_sdetr", {"detector__hand_over": "zeros"}),
     "padded to few shapes": ("demo_detr", {"detector__pad_multiple": 128}),
+    "padded by themselves": ("demo_detr", {"detector__padding": "image", "detector__pad_multiple": 32}),
 }
 if small.can_compile():
     SET_DETECTORS["compiled"] = ("demo_detr", {"detector__pad_multiple": 128, "detector__compile": "default"})

@@ -202,7 +202,9 @@ def test_a_cost_is_a_ratio_over_seeds(tmp_path: Path, minutes: tuple[list[float]
     assert pd.isna(row["image_low"])
 
 
-@pytest.mark.parametrize(("column", "first", "second"), [("device", "X", "Y"), ("decode", "cpu", "gpu")])
+@pytest.mark.parametrize(
+    ("column", "first", "second"), [("device", "X", "Y"), ("decode", "cpu", "gpu"), ("padding", "batch", "image")]
+)
 def test_costs_of_different_circumstances_are_not_compared(
     tmp_path: Path, column: str, first: str, second: str
 ) -> None:
@@ -213,6 +215,13 @@ def test_costs_of_different_circumstances_are_not_compared(
     }
     row = claims(suite_folder(tmp_path / "mine", values, **other), COST)
     assert (row["verdict"], row["rule"].partition(";")[0]) == ("inconclusive", f"{column} is {first} and {second}")
+
+
+def test_costs_are_compared_where_a_detector_pads_in_its_own_way(tmp_path: Path) -> None:
+    values = {"a": around(0.4), "b": around(0.4)}
+    minutes = {"a": [8.0, 8.1, 7.9], "b": [10.0, 10.1, 9.9]}
+    folder = suite_folder(tmp_path / "mine", values, train_minutes=minutes, padding={"a": "batch", "b": None})
+    assert claims(folder, COST)["verdict"] == "reproduced"
 
 
 def attention_files(folder: Path, exponent: float) -> Path:
