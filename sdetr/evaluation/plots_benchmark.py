@@ -13,7 +13,7 @@ from sdetr.evaluation.plots_common import COLOURS, INK, QUIET, Words, picture
 from sdetr.evaluation.tables import read_table
 
 _COLUMNS = ("device", "threads", "case", "project", "peer", "ratio_min", "ratio_median", "ratio_max", "goal")
-_WIDTH, _LINE = 10.6, 0.6
+_WIDTH, _GAP, _LINE, _CHARACTERS = 10.6, 0.2, 0.135, 88
 _TICKS = (0.25, 0.5, 1, 2, 3, 4, 5, 10, 20, 50, 100)
 
 
@@ -34,7 +34,9 @@ def draw_benchmark(table: Path, out: Path) -> None:
         "Seconds of the peer by seconds of this project, in the same run: medians, and the range over the rounds. "
         "Open diamonds are the goals.",
     )
-    with picture(out, (_WIDTH, 1.1 + _LINE * len(rows)), words) as figure:
+    labels = [_label(row) for _, row in rows.iterrows()]
+    height = _GAP + _LINE * max(label.count("\n") + 1 for label in labels)
+    with picture(out, (_WIDTH, 1.1 + height * len(rows)), words) as figure:
         axes = figure.subplots()
         for place, (_, row) in enumerate(rows.iterrows()):
             _draw_row(axes, place, row)
@@ -46,7 +48,7 @@ def draw_benchmark(table: Path, out: Path) -> None:
         axes.set_xticks([tick for tick in _TICKS if low <= tick <= high])
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set_yticks(range(len(rows)), [_label(row) for _, row in rows.iterrows()])
+        axes.set_yticks(range(len(rows)), labels)
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="x")
@@ -59,11 +61,11 @@ def _draw_row(axes: Axes, place: int, row: pd.Series) -> None:
     axes.plot(median, place, "o", color=COLOURS[0], markersize=6)
     if pd.notna(row["goal"]):
         axes.plot(row["goal"], place, "D", markerfacecolor="none", markeredgecolor=COLOURS[1], markersize=7)
-    axes.annotate(
-        f"{median:.1f}", (row["ratio_max"], place), xytext=(7, 0), textcoords="offset points", va="center", color=INK
-    )
+    # Beside the mark of the goal, not below it, where the two are close.
+    end = max(row["ratio_max"], row["goal"]) if row["goal"] < 1.5 * row["ratio_max"] else row["ratio_max"]
+    axes.annotate(f"{median:.3g}", (end, place), xytext=(7, 0), textcoords="offset points", va="center", color=INK)
 
 
 def _label(row: pd.Series) -> str:
-    lines = (row["case"], row["project"], f"against {row['peer']}")
-    return "\n".join(textwrap.shorten(line, 88, placeholder=" ...") for line in lines)
+    parts = (row["case"], row["project"], f"against {row['peer']}")
+    return "\n".join(line for part in parts for line in textwrap.wrap(part, _CHARACTERS))
