@@ -9,7 +9,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sdetr.config import ShapesDataset, ShapesSplit, SplitPaths
+from sdetr.config import CropConfig, ShapesDataset, ShapesSplit, ShortestSide, SplitPaths, TrainTransforms
+
+TRANSFORMS = TrainTransforms(
+    horizontal_flip=0.5,
+    vertical_flip=0.5,
+    resize=ShortestSide(shortest=(32, 40, 48), longest=64),
+    crop=CropConfig(
+        probability=0.5, resize_first=ShortestSide(shortest=(40, 50), longest=None), smallest=20, largest=40
+    ),
+    decode="cpu",
+)
 
 COCO_SAMPLE = Path(__file__).parents[2] / "golden/coco_sample"
 

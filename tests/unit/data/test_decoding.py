@@ -13,25 +13,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sdetr.config import CropConfig, ShortestSide, SplitPaths, TrainTransforms
+from sdetr.config import SplitPaths
 from sdetr.data import decoding
 from sdetr.data.coco import CocoImages
 from sdetr.data.decoding import decode_batch
 from sdetr.data.loader import training_batches
 from sdetr.errors import UserError
 from sdetr.structures import Batch, Flip, Stretch, UndecodedBatch, UndecodedImage
-from tests.unit.data.builders import COCO_SAMPLE, content, write_split
+from tests.unit.data.builders import COCO_SAMPLE, TRANSFORMS, content, write_split
 
 CPU = torch.device("cpu")
-TRANSFORMS = TrainTransforms(
-    horizontal_flip=0.5,
-    vertical_flip=0.5,
-    resize=ShortestSide(shortest=(32, 40, 48), longest=64),
-    crop=CropConfig(
-        probability=0.5, resize_first=ShortestSide(shortest=(40, 50), longest=None), smallest=20, largest=40
-    ),
-    decode="gpu",
-)
+ON_DEVICE = TRANSFORMS.model_copy(update={"decode": "gpu"})
 # Name of a file, how it is saved, and whether any decoder of JPEGs takes it.
 KINDS: dict[str, tuple[str, dict[str, Any], bool]] = {
     "colour.jpg": ("RGB", {}, True),
@@ -69,7 +61,7 @@ def images(split: SplitPaths) -> CocoImages:
 
 def batches(images: CocoImages, decode: str, **changes: Any) -> list[Batch]:
     settings = {"seed": 3, "epoch": 1, "batch_size": 6, "workers": 0, "device": CPU, **changes}
-    return list(training_batches(images, TRANSFORMS.model_copy(update={"decode": decode}), **settings))
+    return list(training_batches(images, ON_DEVICE.model_copy(update={"decode": decode}), **settings))
 
 
 def undecoded(images: CocoImages) -> UndecodedBatch:

@@ -6,23 +6,14 @@ import psutil
 import pytest
 import torch
 
-from sdetr.config import CropConfig, ShortestSide, Square, TrainTransforms
+from sdetr.config import Square
 from sdetr.data import loader
 from sdetr.data.coco import CocoImages
 from sdetr.data.loader import evaluation_batches, steps_per_epoch, training_batches
 from sdetr.errors import UserError
 from sdetr.structures import Batch
-from tests.unit.data.builders import content, write_split
+from tests.unit.data.builders import TRANSFORMS, content, write_split
 
-TRANSFORMS = TrainTransforms(
-    horizontal_flip=0.5,
-    vertical_flip=0.5,
-    resize=ShortestSide(shortest=(32, 40, 48), longest=64),
-    crop=CropConfig(
-        probability=0.5, resize_first=ShortestSide(shortest=(40, 50), longest=None), smallest=20, largest=40
-    ),
-    decode="cpu",
-)
 CPU = torch.device("cpu")
 
 
