@@ -27,7 +27,8 @@ def dropout(x: Tensor, probability: float, training: bool) -> Tensor:
         return F.dropout(x, probability, training)
     # int16 counts from -32768.
     kept = _random_int16(x.numel()).view(x.shape) >= dropped - _LEVELS // 2
-    return x * kept.to(x.dtype).mul_(_LEVELS / (_LEVELS - dropped))
+    # As numbers of 8 bits: torch casts bool to bfloat16 one by one.
+    return x * kept.view(torch.uint8).to(x.dtype).mul_(_LEVELS / (_LEVELS - dropped))
 
 
 class Dropout(nn.Module):
