@@ -22,7 +22,7 @@ from sdetr.data.coco import CocoImages
 from sdetr.detector import create_detector
 from sdetr.engine.device import images_to_device, mixed_precision, targets_to_device
 from sdetr.engine.precision import random_target
-from sdetr.engine.train import build_optimizer, clip_gradients
+from sdetr.engine.step import build_optimizer, take_step, total_loss
 from sdetr.evaluation.cost import gflops, trainable_parameters
 from sdetr.inspection.attention_cost import peak_bytes
 from sdetr.models.padding import largest_size, pad_images
@@ -134,7 +134,7 @@ def _against_plain(
     twin = plain_twin(new_detector(name, device))
 
     def plain_loss() -> Tensor:
-        return torch.stack(list(twin.loss(work.images, work.targets).values())).sum()
+        return total_loss(twin.loss(work.images, work.targets))
 
     optimizer = torch.optim.AdamW(twin.parameter_groups(_PAPER), weight_decay=_PAPER.weight_decay)
     plain = Side("the same model, fp32, plain attention, torchvision's ResNet", step(twin, plain_loss, optimizer))
@@ -167,7 +167,7 @@ def _compiled_against_eager(name: str, title: str, work: Work, device: torch.dev
 
 def _fast_loss(detector: StackedDETR, work: Work, device: torch.device) -> Tensor:
     with mixed_precision("bf16", device):
-        return torch.stack(list(detector.loss(work.images, work.targets).values())).sum()
+        return total_loss(detector.loss(work.images, work.targets))
 
 
 def _compared(
@@ -208,15 +208,7 @@ def new_detector(name: str, device: torch.device, **changes: str | int) -> Stack
 
 def step(detector: nn.Module, loss: Callable[[], Tensor], optimizer: torch.optim.Optimizer) -> Callable[[], None]:
     """One optimizer step on the same images."""
-
-    def call() -> None:
-        detector.train()
-        optimizer.zero_grad()
-        loss().backward()  # type: ignore[no-untyped-call]
-        clip_gradients(detector, _PAPER.clip_norm)
-        optimizer.step()
-
-    return call
+    return partial(take_step, detector, loss, optimizer, _PAPER.clip_norm)
 
 
 @torch.no_grad()

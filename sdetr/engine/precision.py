@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from itertools import product
 
 import torch
+from torch import Tensor
 
 from sdetr.config import Recipe
 from sdetr.detector import create_detector, with_backbone_weights
 from sdetr.engine.device import mixed_precision, wait_for
-from sdetr.engine.train import build_optimizer, clip_gradients
+from sdetr.engine.step import build_optimizer, take_step, total_loss
 from sdetr.structures import Target
 
 _CLASSES = 91
@@ -57,20 +58,20 @@ def _median_step(
     channels_last: bool,
 ) -> float:
     torch.manual_seed(0)
-    detector = create_detector(with_backbone_weights(recipe.detector, "none"), _CLASSES).to(device).train()
+    detector = create_detector(with_backbone_weights(recipe.detector, "none"), _CLASSES).to(device)
     detector.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)  # type: ignore[call-overload]
     optimizer = build_optimizer(detector, recipe.optimizer)
     images = list(torch.rand(batch_size, 3, *size, device=device))
     targets = [random_target(size).to(device) for _ in images]
+
+    def loss() -> Tensor:
+        with mixed_precision(precision, device):
+            return total_loss(detector.loss(images, targets))
+
     seconds = []
     for _ in range(steps + 1):
         started = time.monotonic()
-        optimizer.zero_grad()
-        with mixed_precision(precision, device):
-            total = torch.stack(list(detector.loss(images, targets).values())).sum()
-        total.backward()  # type: ignore[no-untyped-call]
-        clip_gradients(detector, recipe.optimizer.clip_norm)
-        optimizer.step()
+        take_step(detector, loss, optimizer, recipe.optimizer.clip_norm)
         wait_for(device)
         seconds.append(time.monotonic() - started)
     return statistics.median(seconds[1:])

@@ -17,10 +17,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from sdetr import parallel
-from sdetr.config import OptimizerConfig, Recipe
+from sdetr.config import Recipe
 from sdetr.data.coco import CocoImages
 from sdetr.data.loader import steps_per_epoch, training_batches
 from sdetr.detector import DetectorModule
@@ -29,6 +28,7 @@ from sdetr.engine.device import images_to_device, mixed_precision, targets_to_de
 from sdetr.engine.distributed import loss_function, part_of, share_statistics
 from sdetr.engine.log import Progress, StepLog, write_curve
 from sdetr.engine.schedule import learning_rate_factor
+from sdetr.engine.step import build_optimizer, clip_gradients, total_loss
 from sdetr.engine.stop import Stop, Stopped
 from sdetr.errors import UserError
 from sdetr.files import remove_leftovers
@@ -207,7 +207,7 @@ class Trainer:
         try:
             with parallel.peers(), mixed_precision(recipe.training.precision, self._device):
                 terms = self._loss_of(images_to_device(batch, self._device), targets_to_device(batch, self._device))
-                total = torch.stack(list(terms.values())).sum()
+                total = total_loss(terms)
         except FloatingPointError as error:
             raise self._not_finite(_image_ids(batch), str(error)) from error
         with parallel.peers():
@@ -364,20 +364,6 @@ def _image_ids(batch: Batch) -> list[int]:
 def made_with(recipe: Recipe, seed: int, inputs: Mapping[str, str]) -> dict[str, Any]:
     """What decides a run, as plain data: a checkpoint belongs to it."""
     return {"recipe": recipe.model_dump(mode="json"), "seed": seed, "inputs": dict(inputs)}
-
-
-def build_optimizer(detector: DetectorModule, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """The optimizer of a recipe over the detector's parameter groups."""
-    groups = detector.parameter_groups(config)
-    if config.name == "sgd":
-        assert config.momentum is not None  # the configuration holds this
-        return torch.optim.SGD(groups, momentum=config.momentum, weight_decay=config.weight_decay)
-    return torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
-
-
-def clip_gradients(detector: nn.Module, largest: float | None) -> Tensor:
-    """Clip the gradient's norm in place; returns the norm before."""
-    return nn.utils.clip_grad_norm_(detector.parameters(), math.inf if largest is None else largest)
 
 
 def seed_step(seed: int, step: int, *process: int) -> None:
