@@ -17,7 +17,8 @@ Topic = Literal["training", "input", "inference", "scoring", "pipeline"]
 Scale = Literal["small", "full"]
 
 LEAST_ROUNDS = 3
-_UNTIMED = 1
+# CUDA graphs are recorded in the second call and replayed from the third on.
+_UNTIMED = {"cpu": 1, "cuda": 3}
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Comparison:
 def measure(comparison: Comparison, device: torch.device, seconds: float) -> dict[str, Any]:
     """Time both sides in turn and return the row of the table.
 
-    Each side runs once untimed. Then they take turns, and who begins alternates, so that a slow moment of the machine
+    Each side runs untimed first, once, on a GPU three times. Then they take turns, and who begins alternates, so that a slow moment of the machine
     falls on both; a ratio belongs to a round.
 
     Args:
@@ -77,7 +78,7 @@ def measure(comparison: Comparison, device: torch.device, seconds: float) -> dic
     """
     sides = {"project": comparison.project, "peer": comparison.peer}
     for side in sides.values():
-        for _ in range(_UNTIMED):
+        for _ in range(_UNTIMED[device.type]):
             _timed(side, device)
     times: dict[str, list[float]] = {name: [] for name in sides}
     started = time.perf_counter()

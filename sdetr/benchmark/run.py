@@ -90,9 +90,9 @@ def file_name(device: torch.device) -> str:
     return re.sub(r"[^a-z0-9]+", "_", device_name(device).lower()).strip("_")
 
 
-def _key(row: dict[str, Any]) -> tuple[str, str, str]:
+def _key(row: dict[str, Any]) -> tuple[str, ...]:
     """What a row is about, whenever it was measured."""
-    return row["topic"], row["case"], row["project"]
+    return row["topic"], row["case"], row["project"], row["peer"]
 
 
 def _circumstances(device: torch.device, scale: Scale) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from sdetr.structures import Target
 
 # Pillow would read more, and start other programs for some of it. The decoder takes broken GIFs for whole ones.
 _FORMATS = ("JPEG", "PNG", "WEBP")
+_END_OF_JPEG = b"\xff\xd9"
 # A file name longer than this cannot be on any disk, and a name of a category fits nowhere.
 _LONGEST_NAME = 1000
 # COCO's largest is 90. A detector has an output for every number below, so a larger one is a mistake.
@@ -180,7 +181,7 @@ class CocoImages:
         return read_image(self.path(index), record, self.split.annotations), self._target(index)
 
     def load_undecoded(self, index: int) -> tuple[Tensor, Target]:
-        """The same with the image as uint8 (bytes,) of its file, if that is a JPEG that every decoder takes.
+        """The same with the image as uint8 (bytes,) of its file, if that is a whole JPEG that every decoder takes.
 
         Raises:
             UserError: the image cannot be read, or its size is not what the annotation file says.
@@ -188,7 +189,11 @@ class CocoImages:
         record, path = self._images[index], self.path(index)
         if not check_header(path, record, self.split.annotations):
             return self.load(index)
-        return torch.from_numpy(np.fromfile(path, dtype=np.uint8)), self._target(index)
+        content = np.fromfile(path, dtype=np.uint8)
+        # The CPU's decoder refuses a file that was cut off; a GPU's may leave the rest of the picture to chance.
+        if content[-2:].tobytes() != _END_OF_JPEG:
+            return self.load(index)
+        return torch.from_numpy(content), self._target(index)
 
     def path(self, index: int) -> Path:
         """The file of image number ``index``."""

@@ -66,13 +66,21 @@ def _decode_files(batch: UndecodedBatch, device: torch.device) -> list[Tensor]:
 
 
 def _decode(files: list[Tensor], device: torch.device) -> list[Tensor]:
-    pixels: list[Tensor] = decode_jpeg(files, mode=ImageReadMode.RGB, device=device)
+    try:
+        pixels: list[Tensor] = decode_jpeg(files, mode=ImageReadMode.RGB, device=device)
+    except RuntimeError as error:
+        # torchvision says so in an error of its own; no image is to blame.
+        if "out of memory" in str(error):
+            raise torch.OutOfMemoryError(str(error)) from error
+        raise
     return pixels
 
 
 def _check_decodable(image: UndecodedImage, target: Target, device: torch.device) -> None:
     try:
         _decode([image.content], device)
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(

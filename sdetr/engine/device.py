@@ -42,10 +42,19 @@ def prepare_device(gpus: int, threads: int) -> torch.device:
     # On Hopper, cuDNN's attention takes masks in bfloat16 first, and builds a plan of seconds for each new shape of an
     # image. Padded batches have ever new shapes; torch's own fused kernels need no plan.
     torch.backends.cuda.enable_cudnn_sdp(False)
+    allow_tf32(False)
     if place.local_process >= (visible := torch.cuda.device_count()):
         raise UserError(f"gpus: {place.local_processes} processes on this machine, {visible} visible GPUs; start fewer")
     torch.cuda.set_device(place.local_process)
     return torch.device("cuda", place.local_process)
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Whether a GPU may round the factors of float32's products to 10 of their 23 bits.
+
+    torch lets convolutions do so by default. Here fp32 is fp32: what is predicted does not depend on the GPU's kind.
+    """
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
 def _keep_freed_memory() -> None:

@@ -84,11 +84,18 @@ def measure_attention(grids: Sequence[Grid], device: torch.device, seconds: floa
         A row of ``attention.csv`` per case.
     """
     cases = list(_cases(grids, device))
+    _warm_up(device)
     for case in cases:
         case.peak_bytes = peak_bytes(case.call, device)
     _take_turns(cases, device, seconds / len(cases))
     machine = {"device": device_name(device), "threads": torch.get_num_threads(), "torch": torch.__version__}
     return [machine | _row(case) for case in cases]
+
+
+def _warm_up(device: torch.device) -> None:
+    """Take what a GPU's first matrix products keep for themselves, forward and backward: it is no case's memory."""
+    ones = torch.ones(8, 8, device=device, requires_grad=True)
+    (ones @ ones).sum().backward()  # type: ignore[no-untyped-call]
 
 
 def peak_bytes(call: Callable[[], object], device: torch.device) -> int:

@@ -148,6 +148,7 @@ def test_batches_that_go_to_a_gpu_are_pinned_whole(images: CocoImages, monkeypat
         return tensor
 
     monkeypatch.setattr(torch.Tensor, "pin_memory", pin_memory)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
     (batch, *_) = evaluation_batches(images, Square(square=20), batch_size=4, workers=0)
     assert not pinned  # nothing here computes on a GPU
     again = batch.pin_memory()

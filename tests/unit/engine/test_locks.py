@@ -286,6 +286,7 @@ def test_waiting_says_so_again_and_again(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_gpu_is_taken_before_cuda_is_asked_for_any(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     monkeypatch.setattr(device, "take_gpu", lambda: calls.append("take"))
+    monkeypatch.setattr(device.torch.cuda, "is_initialized", lambda: False)
     monkeypatch.setattr(device.torch.cuda, "is_available", lambda: bool(calls.append("ask")))
     with pytest.raises(UserError, match="no CUDA GPU is visible"):
         device.prepare_device(1, 1)
