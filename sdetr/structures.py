@@ -128,8 +128,8 @@ class UndecodedImage:
         return self.content.ndim == 1
 
     def pin_memory(self) -> UndecodedImage:
-        """The same image in memory that is copied to a GPU while it computes."""
-        return replace(self, content=self.content.pin_memory())
+        """The same image, pixels in memory that is copied to a GPU while it computes; a file is read on the host."""
+        return self if self.is_file else replace(self, content=self.content.pin_memory())
 
 
 @dataclass(frozen=True, slots=True)

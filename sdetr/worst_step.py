@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import time
 from dataclasses import dataclass
@@ -90,7 +91,8 @@ def _extreme_crops(size: Size, config: CropConfig) -> set[Size]:
 def worst_batch(images: CocoImages, recipe: Recipe, sides: Size, batch_size: int) -> Batch:
     """Noise of the largest size with as many objects as the fullest images have; upright and lying ones take turns.
 
-    A batch of one has the whole size; so do all where the recipe resizes to one square.
+    So a batch of two or more has the whole height and width, and half as many images of it need half as much. Where the
+    recipe resizes to one square, all images have it.
     """
     rng = np.random.default_rng(0)
     counts = np.sort(images.object_counts)[::-1]
@@ -99,7 +101,7 @@ def worst_batch(images: CocoImages, recipe: Recipe, sides: Size, batch_size: int
         shorter = min(max(recipe.transforms.train.resize.shortest), height, width)
     else:
         shorter = height
-    shapes = [(height, shorter), (shorter, width)] if batch_size > 1 else [(height, width)]
+    shapes = sorted([(height, shorter), (shorter, width)], key=math.prod, reverse=True)
     batch = Batch(images=[], targets=[])
     for number in range(batch_size):
         size = shapes[number % len(shapes)]
@@ -137,7 +139,7 @@ def measure_worst_step(recipe: Recipe, images: CocoImages, gpus: int, threads: i
     """Run whole training steps on `worst_batch` in a new process, on the device that the suite uses.
 
     On a GPU the recipe's batch size is tried, and halves of it until one fits. On the CPU, where too much memory
-    harms the whole machine, steps of one and two images say what the whole batch would need, and it is run only if
+    harms the whole machine, steps of two and four images say what the whole batch would need, and it is run only if
     so much is free.
 
     Raises:
@@ -203,14 +205,14 @@ def _run_on_cpu(
 ) -> None:
     size = recipe.training.batch_size
     peaks: dict[int, float] = {}
-    for count in sorted({1, min(2, size)}):
+    for count in sorted({min(2, size), min(4, size)}):
         attempt = _attempt(trainer, worst_batch(images, recipe, sides, count), device)
         sender.send(attempt)
         assert attempt.peak_gb is not None  # only a GPU says that it is full; a CPU's process is killed
         peaks[count] = attempt.peak_gb
-    if size <= 2:
+    if size <= 4:
         return
-    expected = peaks[2] + (size - 2) * max(peaks[2] - peaks[1], 0.0)
+    expected = peaks[4] + (size - 4) * max(peaks[4] - peaks[2], 0.0) / 2
     process = psutil.Process().memory_info().rss
     if expected > (psutil.virtual_memory().available + process) / 1e9:
         sender.send(float(expected))

@@ -68,8 +68,8 @@ class Comparison:
 def measure(comparison: Comparison, device: torch.device, seconds: float) -> dict[str, Any]:
     """Time both sides in turn and return the row of the table.
 
-    Each side runs untimed first, once, on a GPU three times. Then they take turns, and who begins alternates, so that a slow moment of the machine
-    falls on both; a ratio belongs to a round.
+    Each side runs untimed first, once, on a GPU three times. Then they take turns, and who begins alternates, so that a
+    slow moment of the machine falls on both; a ratio belongs to a round.
 
     Args:
         comparison: what is timed.

@@ -20,7 +20,7 @@ from sdetr.benchmark.transformers_detr import their_labels, transformers_detr
 from sdetr.config import OptimizerConfig
 from sdetr.data.coco import CocoImages
 from sdetr.detector import create_detector
-from sdetr.engine.device import images_to_device, mixed_precision, targets_to_device
+from sdetr.engine.device import allow_tf32, images_to_device, mixed_precision, targets_to_device
 from sdetr.engine.precision import random_target
 from sdetr.engine.step import build_optimizer, take_step, total_loss
 from sdetr.evaluation.cost import gflops, trainable_parameters
@@ -48,38 +48,51 @@ _BY_IMAGE: dict[str, str | int] = {"padding": "image", "pad_multiple": 32}
 
 @dataclass(frozen=True)
 class Work:
-    """The images of a step, RGB in 0..1, and their objects."""
+    """The images of a step, RGB in 0..1, and their objects.
+
+    Attributes:
+        images: (3, H_i, W_i) each.
+        targets: as many.
+        origin: what they are.
+    """
 
     images: list[Tensor]
     targets: list[Target]
+    origin: str
 
     def __str__(self) -> str:
         height, width = largest_size(self.images)
         batch = f"{len(self.images)} x {height} x {width}"
         share = sum(image[0].numel() for image in self.images) / (len(self.images) * height * width)
-        return (
-            batch if share == 1 else f"COCO images as SDETR R50 trains on them, padded to {batch} ({share:.0%} image)"
-        )
+        return f"{self.origin} {batch}" if share == 1 else f"{self.origin} padded to {batch} ({share:.0%} image)"
 
 
 def comparisons(device: torch.device, scale: Scale) -> Iterator[Comparison]:
     """DETR R50 against transformers' in fp32, SDETR R50 against a plain form of itself in fp32, and torch.compile.
 
-    Both on images of one size, and on images of unequal size as in training: padded to one batch, or by themselves.
+    Both on images of one size, on a GPU against peers with TF32 too, and on images of unequal size as in training:
+    padded to one batch, or by themselves.
 
     Raises:
         UserError: the package was installed without its recipes and test images.
         RuntimeError: the losses of both sides differ by more than 2 %.
     """
     work = _equal_images(device, scale)
-    unequal = _unequal_images(device, scale)
-    cases: list[tuple[Work, dict[str, str | int]]] = [(work, {}), (unequal, {}), (unequal, _BY_IMAGE)]
-    for images, changes in cases:
-        yield _against_transformers(images, device, changes)
-        yield _against_plain("sdetr_r50", "SDETR R50", images, device, changes)
+    for tf32 in (False, True) if device.type == "cuda" else (False,):
+        yield from _against_peers(work, device, {}, tf32)
     if scale == "full" and compiles(device):
         for mode in ("default", "reduce-overhead") if device.type == "cuda" else ("default",):
             yield _compiled_against_eager("sdetr_r50", "SDETR R50", work, device, mode)
+    unequal = _unequal_images(device, scale)
+    for changes in ({}, _BY_IMAGE):
+        yield from _against_peers(unequal, device, changes, tf32=False)
+
+
+def _against_peers(
+    work: Work, device: torch.device, changes: Mapping[str, str | int], tf32: bool
+) -> Iterator[Comparison]:
+    yield _against_transformers(work, device, changes, tf32)
+    yield _against_plain("sdetr_r50", "SDETR R50", work, device, changes, tf32)
 
 
 def _equal_images(device: torch.device, scale: Scale) -> Work:
@@ -97,16 +110,17 @@ def _unequal_images(device: torch.device, scale: Scale) -> Work:
     images, transforms = CocoImages(sample_split(root), "category_id"), paper_transforms(root)
     samples = [project_sample(images, transforms, seed) for seed in range(16 if device.type == "cuda" else 4)]
     batch = Batch([image for image, _ in samples], [target for _, target in samples])
-    return Work(images_to_device(batch, device), targets_to_device(batch, device))
+    origin = f"{len(batch.images)} crops of {len(images)} COCO images, as SDETR R50 trains on them,"
+    return Work(images_to_device(batch, device), targets_to_device(batch, device), origin)
 
 
 def _random_images(sizes: Sequence[tuple[int, int]], device: torch.device) -> Work:
     torch.manual_seed(0)
     images = [torch.rand(3, *size, device=device) for size in sizes]
-    return Work(images, [random_target(size).to(device) for size in sizes])
+    return Work(images, [random_target(size).to(device) for size in sizes], "noise,")
 
 
-def _against_transformers(work: Work, device: torch.device, changes: Mapping[str, str | int]) -> Comparison:
+def _against_transformers(work: Work, device: torch.device, changes: Mapping[str, str | int], tf32: bool) -> Comparison:
     detector = new_detector("detr_r50", device, **changes)
     peer = transformers_detr(detector).to(device)
     # Their image processor normalises and pads before the step; so it is here.
@@ -120,15 +134,13 @@ def _against_transformers(work: Work, device: torch.device, changes: Mapping[str
         {"params": [p for name, p in peer.named_parameters() if p.requires_grad and ".backbone." not in name]},
         {"params": [p for name, p in peer.named_parameters() if p.requires_grad and ".backbone." in name], "lr": 1e-5},
     ]
-    plain = Side(
-        f"transformers {version('transformers')}, fp32",
-        step(peer, their_loss, torch.optim.AdamW(groups, lr=1e-4, weight_decay=1e-4)),
-    )
+    their_step = step(peer, their_loss, torch.optim.AdamW(groups, lr=1e-4, weight_decay=1e-4))
+    plain = _plain(f"transformers {version('transformers')}, fp32", their_step, tf32)
     return _compared("DETR R50", detector, peer, their_loss, plain, work, device)
 
 
 def _against_plain(
-    name: str, title: str, work: Work, device: torch.device, changes: Mapping[str, str | int]
+    name: str, title: str, work: Work, device: torch.device, changes: Mapping[str, str | int], tf32: bool
 ) -> Comparison:
     detector = new_detector(name, device, **changes)
     twin = plain_twin(new_detector(name, device))
@@ -137,8 +149,25 @@ def _against_plain(
         return total_loss(twin.loss(work.images, work.targets))
 
     optimizer = torch.optim.AdamW(twin.parameter_groups(_PAPER), weight_decay=_PAPER.weight_decay)
-    plain = Side("the same model, fp32, plain attention, torchvision's ResNet", step(twin, plain_loss, optimizer))
+    plain = _plain(
+        "the same model, fp32, plain attention, torchvision's ResNet", step(twin, plain_loss, optimizer), tf32
+    )
     return _compared(title, detector, twin, plain_loss, plain, work, device)
+
+
+def _plain(name: str, call: Callable[[], None], tf32: bool) -> Side:
+    """A peer, whose convolutions and matrix products a GPU may compute in TF32, or not."""
+    if not tf32:
+        return Side(name, call)
+
+    def in_tf32() -> None:
+        allow_tf32(True)
+        try:
+            call()
+        finally:
+            allow_tf32(False)
+
+    return Side(f"{name}, TF32 allowed", in_tf32)
 
 
 def training_step(name: str, device: torch.device, scale: Scale) -> Callable[[], None]:
@@ -189,9 +218,16 @@ def _compared(
     if trainable_parameters(detector) != trainable_parameters(peer):
         raise RuntimeError(f"{title}: the peer trains other parameters")
     flop = 2e9 * gflops(fast.call)
-    fast, plain = (Side(side.name, side.call, peak_bytes(side.call, device) / 1e9) for side in (fast, plain))
+    fast, plain = (_with_memory(side, module, device) for side, module in ((fast, detector), (plain, peer)))
     case = f"a training step of {title}, {work}"
     return Comparison("training", case, fast, plain, differs, len(work.images), "images", _GOAL, flop, "bf16")
+
+
+def _with_memory(side: Side, module: nn.Module, device: torch.device) -> Side:
+    """With what a step holds beside weights and the optimizer's state, which its first call makes."""
+    side.call()
+    module.zero_grad()
+    return Side(side.name, side.call, peak_bytes(side.call, device) / 1e9)
 
 
 def new_detector(name: str, device: torch.device, **changes: str | int) -> StackedDETR:

@@ -163,12 +163,12 @@ class StackedDETRConfig(Config):
         description="temperature of the sine position encoding: its longest wave grows with it; the papers: 10000"
     )
     padding: Literal["batch", "image"] = Field(
-        description="batch: images are padded to the largest of their batch (the papers); image: each by itself, so "
-        "that what is predicted of it does not depend on the rest of the batch"
+        description="in training and detection; batch: images are padded to the largest of their batch (the papers); "
+        "image: each by itself, so that what is predicted of it does not depend on the rest of the batch"
     )
     pad_multiple: Size = Field(
-        description="in training, height and width of a padded batch, or image, are multiples of so many pixels; 1: no "
-        "more than the largest image needs, as in the papers"
+        description="in training only, height and width of a padded batch, or image, are multiples of so many pixels; "
+        "1: no more than the largest image needs, as in the papers"
     )
     compile: Literal["none", "default", "reduce-overhead"] = Field(
         description="torch.compile of the backbone in training, by its mode; reduce-overhead makes CUDA graphs. "

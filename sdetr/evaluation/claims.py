@@ -38,6 +38,7 @@ VAL2017_IMAGES = 5000
 _ATTENTION_DTYPE: Literal["fp32"] = "fp32"
 _IMAGES_ONLY = "*"
 _SAME_MACHINE = ("device", "precision", "compile", "decode", "batch_size")
+_PADDING = ("padding", "pad_multiple")
 
 
 def write_claims(claims_yaml: Path, results: Path, attention: Path | None) -> None:
@@ -141,9 +142,8 @@ def _runs_row(planned: PlannedClaims, claim: PlannedClaim, sides: list[tuple[Cla
     else:
         found = compare_ratio(first, second, stated.quantity)
         # A detector that pads in its own way says nothing of it.
-        stated_padding = None not in (first.shared("padding"), second.shared("padding"))
-        alike = (*_SAME_MACHINE, "padding") if stated_padding else _SAME_MACHINE
-        between, obstacle = found.seed, _unlike(first, second, alike)
+        padding = [column for column in _PADDING if None not in (first.shared(column), second.shared(column))]
+        between, obstacle = found.seed, _unlike(first, second, (*_SAME_MACHINE, *padding))
     row |= {
         "measured": found.difference,
         **_ends("image", found.image),

@@ -47,7 +47,7 @@ SET_DETECTORS: dict[str, tuple[str, dict[str, Any]]] = {
     "shared queries": ("demo_sdetr", {"detector__query_embedding": "shared"}),
     "nothing handed over": ("demo_sdetr", {"detector__hand_over": "zeros"}),
     "padded to few shapes": ("demo_detr", {"detector__pad_multiple": 128}),
-    "padded by themselves": ("demo_detr", {"detector__padding": "image", "detector__pad_multiple": 32}),
+    "padded by themselves": ("demo_detr", {"detector__padding": "image", "detector__pad_multiple": 8}),
 }
 if small.can_compile():
     SET_DETECTORS["compiled"] = ("demo_detr", {"detector__pad_multiple": 128, "detector__compile": "default"})
@@ -66,13 +66,21 @@ def train(key: str, dataset: ShapesDataset, device: torch.device = CPU) -> dict[
     run = trainer(recipe_of(key), dataset, device=device)
     losses: list[float] = []
     gradients: dict[str, Tensor] = {}
+    sizes: set[torch.Size] = set()
     for batch, _ in zip(run.batches(0, 0), range(STEPS), strict=True):
         losses.append(run.train_step(batch))
+        sizes |= {image.shape for image in batch.images}
         gradients = gradients or {
             name: p.grad.clone() for name, p in run._detector.named_parameters() if p.grad is not None
         }
     images = len(batch.images)
-    return {"losses": losses, "gradients": gradients, "weights": run._detector.state_dict(), "images": images}
+    return {
+        "losses": losses,
+        "gradients": gradients,
+        "weights": run._detector.state_dict(),
+        "images": images,
+        "sizes": sizes,
+    }
 
 
 def trainer(
@@ -110,6 +118,7 @@ def test_losses_gradients_and_weights_are_those_of_one_process(
 ) -> None:
     one, (first, second) = train(key, small_shapes), (ranks[key] for ranks in trained_by_two)
     assert (one["images"], first["images"], second["images"]) == (4, 2, 2)
+    assert len(one["sizes"]) > 1  # else no image would be padded, in whatever way
     assert first["losses"] == second["losses"] == pytest.approx(one["losses"], rel=1e-5)
     assert difference(first["gradients"], one["gradients"]) < 1e-3
     # Some start at zero: theirs is the difference of what was learnt.

@@ -22,11 +22,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from sdetr.architectures import architecture
 from sdetr.benchmark.input import clone, paper_transforms
 from sdetr.benchmark.plain_model import make_plain
+from sdetr.config import TrainTransforms
 from sdetr.data.coco import read_annotations
 from sdetr.data.transforms import train_edits
 from sdetr.detector import create_detector
 from sdetr.evaluation.cost import gflops
-from sdetr.models.padding import pad_alone, pad_images, together
 from sdetr.models.stacked import StackedDETR
 from sdetr.structures import Target
 
@@ -34,11 +34,11 @@ _WAYS = ("masked", "batch", "image")
 _log = logging.getLogger(__name__)
 
 
-def drawn_size(size: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
-    """Height and width of a training image after the paper's augmentation."""
+def drawn_size(size: tuple[int, int], transforms: TrainTransforms, rng: np.random.Generator) -> tuple[int, int]:
+    """Height and width of a training image after augmentation."""
     none = torch.zeros(0, dtype=torch.int64)
     target = Target(torch.zeros(0, 4), none, torch.zeros(0), none, 0, size, size)
-    return train_edits(target, paper_transforms(clone()), rng)[1].size
+    return train_edits(target, transforms, rng)[1].size
 
 
 def image_share(sizes: list[tuple[int, int]]) -> float:
@@ -61,9 +61,8 @@ def step_gflop(detector: StackedDETR, sizes: list[tuple[int, int]]) -> float:
     images = [torch.empty(3, *size) for size in sizes]
 
     def step() -> None:
-        groups = pad_alone(images) if detector.config.padding == "image" else [together(pad_images(images))]
-        outputs, _ = detector._run_stages(groups, detector.backbone)
-        torch.stack([output.sum() for output in outputs]).sum().backward()
+        prediction = detector(images)
+        (prediction.logits.sum() + prediction.boxes.sum()).backward()
 
     return 2 * gflops(step) / len(sizes)
 
@@ -76,10 +75,11 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 2, 4, 8, 16], help="images per batch")
     options = parser.parse_args()
     images = [(image.height, image.width) for image in read_annotations(options.annotations).images]
-    rng = np.random.default_rng(0)
+    transforms, rng = paper_transforms(clone()), np.random.default_rng(0)
     batches = {
         count: [
-            [drawn_size(images[i], rng) for i in rng.integers(len(images), size=count)] for _ in range(options.batches)
+            [drawn_size(images[i], transforms, rng) for i in rng.integers(len(images), size=count)]
+            for _ in range(options.batches)
         ]
         for count in options.sizes
     }

@@ -119,7 +119,7 @@ def test_a_dense_head_reads_the_tokens_of_images_where_they_lie() -> None:
     assert all(bool(term.isfinite()) for term in detector.loss(images, targets).values())
 
 
-def test_padding_costs_the_stages_nothing() -> None:
+def test_padding_costs_encoders_and_decoders_nothing() -> None:
     detector = build_detector("sdetr_r50", num_classes=5, backbone_weights=None).eval()
     assert isinstance(detector, StackedDETR)
     twin = plain_twin(detector)
@@ -128,6 +128,7 @@ def test_padding_costs_the_stages_nothing() -> None:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             model([torch.rand(3, *size) for size in sizes])
         counts = counter.get_flop_counts()["Global"]
+        # Of the backbone, and of the projection that goes before an encoder.
         return sum(count for operator, count in counts.items() if operator != torch.ops.aten.convolution)
 
     beside_itself = flops(detector, (128, 128), (128, 128))
@@ -150,13 +151,21 @@ def test_padded_by_itself_an_image_teaches_what_it_teaches_alone(multiple: int, 
     images, targets = [torch.rand(3, *size) for size in sizes], [random_target(size) for size in sizes]
     detector = demo_detector(padding="image", pad_multiple=multiple, loss__dense_weight=dense_weight)
     seen: list[Tensor] = []
+    dense: list[tuple[Tensor, tuple[int, int]]] = []
     detector.class_head.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].detach()))
-    together_loss = detector.loss(images, targets)
+    for head in detector.dense_heads:
+        head.register_forward_hook(lambda _, inputs, __: dense.append(inputs[:2]))
+    detector.loss(images, targets)
     for image, target in zip(images, targets, strict=True):
         detector.loss([image], [target])
+    heads = len(detector.dense_heads)
+    assert bool(heads) == bool(dense_weight)
     for place in range(len(images)):
         torch.testing.assert_close(seen[0][:, place], seen[1 + place][:, 0], rtol=1e-5, atol=1e-5)
-    assert all(bool(term.isfinite()) for term in together_loss.values())
+        for head in range(heads):
+            (whole, grid), (alone, (rows, columns)) = dense[head], dense[(1 + place) * heads + head]
+            own = whole[place].view(*grid, -1)[:rows, :columns].flatten(0, 1)
+            torch.testing.assert_close(own, alone[0], rtol=1e-5, atol=1e-5)
 
 
 def test_padded_by_itself_an_image_is_detected_as_alone() -> None:
