@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 
 from sdetr.engine import device
 from sdetr.engine.gpu_lock import LAUNCHER, candidates, identity, list_gpus, parse_gpu_list, take_gpu, take_own_gpu
@@ -281,6 +282,21 @@ def test_waiting_says_so_again_and_again(tmp_path: Path, monkeypatch: pytest.Mon
         monkeypatch.setattr("sdetr.engine.lock._log.info", hear)
         first_free([tmp_path / "lock"], "it")[1].release()
     assert lines[:3] == [f"it: waiting for another process to end ({first.pid})"] * 3
+
+
+def test_fp32_is_fp32_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    cudnn, matmul, attention = torch.backends.cudnn, torch.backends.cuda.matmul, torch.backends.cuda
+    before = cudnn.allow_tf32, matmul.allow_tf32, attention.cudnn_sdp_enabled()
+    monkeypatch.setattr(device, "take_gpu", lambda: None)
+    for name, value in (("is_initialized", False), ("is_available", True), ("device_count", 1), ("set_device", None)):
+        monkeypatch.setattr(device.torch.cuda, name, lambda *_, value=value: value)
+    try:
+        cudnn.allow_tf32 = matmul.allow_tf32 = True
+        assert device.prepare_device(1, torch.get_num_threads()) == torch.device("cuda", 0)
+        assert (cudnn.allow_tf32, matmul.allow_tf32, attention.cudnn_sdp_enabled()) == (False, False, False)
+    finally:
+        cudnn.allow_tf32, matmul.allow_tf32, cudnn_attention = before
+        attention.enable_cudnn_sdp(cudnn_attention)
 
 
 def test_a_gpu_is_taken_before_cuda_is_asked_for_any(monkeypatch: pytest.MonkeyPatch) -> None:
