@@ -63,7 +63,7 @@ def _keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         if hasattr(libc, "mallopt"):
             libc.mallopt(_M_MMAP_MAX, 0)
-            libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+            libc.mallopt(_M_TRIM_THRESHOLD, -1)  # never
 
 
 def mixed_precision(precision: str, device: torch.device) -> AbstractContextManager[object]:

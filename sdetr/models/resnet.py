@@ -1,4 +1,4 @@
-"""ResNets in which a frozen batch norm costs no pass over the feature maps in mixed precision.
+"""ResNets in which a frozen batch norm is part of the convolution before it in mixed precision.
 
 y = (conv(x) - mean) * scale + shift is one convolution with weights scaled per output channel, in which weights and
 gradients keep their meaning. In float32 the norm is computed as the papers' code does, to the last bit. In mixed
