@@ -383,10 +383,10 @@ def _worst_step(subject: str, recipe: Recipe, images: CocoImages, suite: Suite) 
 
 def memory_finding(subject: str, report: MemoryReport, batch_size: int) -> Finding:
     """What the worst step means for a recipe of this batch size."""
-    size = f"{report.height} x {report.width} pixels"
+    size = f"up to {report.height} pixels high and {report.width} wide"
     best = report.largest
     if best is not None and best.batch_size == batch_size:
-        text = f"{batch_size} images of up to {size} take {best.peak_gb:.2f} GB and {best.seconds:.1f} s a step"
+        text = f"{batch_size} images {size} take {best.peak_gb:.2f} GB and {best.seconds:.1f} s a step"
         return Finding("ok", subject, text)
     fitted = "not even one image fits"
     if best is not None:
@@ -394,5 +394,5 @@ def memory_finding(subject: str, report: MemoryReport, batch_size: int) -> Findi
     reason = report.failure or "the GPU's memory is full"
     if report.expected_gb is not None:
         reason = f"about {report.expected_gb:.1f} GB would be needed and are not free"
-    text = f"{batch_size} images of up to {size} do not fit: {reason}; {fitted}; make training.batch_size smaller"
+    text = f"{batch_size} images {size} do not fit: {reason}; {fitted}; make training.batch_size smaller"
     return Finding("ERROR", subject, text)

@@ -206,6 +206,10 @@ def _run_on_cpu(
     size = recipe.training.batch_size
     peaks: dict[int, float] = {}
     for count in sorted({min(2, size), min(4, size)}):
+        # More images need no more than in proportion, as the weights are there once only.
+        if 2 in peaks and peaks[2] * count / 2 > _free_gb():
+            sender.send(peaks[2] * size / 2)
+            return
         attempt = _attempt(trainer, worst_batch(images, recipe, sides, count), device)
         sender.send(attempt)
         assert attempt.peak_gb is not None  # only a GPU says that it is full; a CPU's process is killed
@@ -213,11 +217,15 @@ def _run_on_cpu(
     if size <= 4:
         return
     expected = peaks[4] + (size - 4) * max(peaks[4] - peaks[2], 0.0) / 2
-    process = psutil.Process().memory_info().rss
-    if expected > (psutil.virtual_memory().available + process) / 1e9:
+    if expected > _free_gb():
         sender.send(float(expected))
         return
     sender.send(_attempt(trainer, worst_batch(images, recipe, sides, size), device))
+
+
+def _free_gb() -> float:
+    """What this process can have in all, in 1e9 bytes."""
+    return float(psutil.virtual_memory().available + psutil.Process().memory_info().rss) / 1e9
 
 
 def _attempt(trainer: Trainer, batch: Batch, device: torch.device) -> Attempt:

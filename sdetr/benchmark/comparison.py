@@ -17,8 +17,9 @@ Topic = Literal["training", "input", "inference", "scoring", "pipeline"]
 Scale = Literal["small", "full"]
 
 LEAST_ROUNDS = 3
+_UNTIMED = 1
 # CUDA graphs are recorded in the second call and replayed from the third on.
-_UNTIMED = {"cpu": 1, "cuda": 3}
+_UNTIMED_ON_GPU = 3
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ class Comparison:
 def measure(comparison: Comparison, device: torch.device, seconds: float) -> dict[str, Any]:
     """Time both sides in turn and return the row of the table.
 
-    Each side runs untimed first, once, on a GPU three times. Then they take turns, and who begins alternates, so that a
-    slow moment of the machine falls on both; a ratio belongs to a round.
+    Each side runs untimed first, once, models on a GPU three times. Then they take turns, and who begins alternates, so
+    that a slow moment of the machine falls on both; a ratio belongs to a round.
 
     Args:
         comparison: what is timed.
@@ -77,8 +78,9 @@ def measure(comparison: Comparison, device: torch.device, seconds: float) -> dic
         seconds: for all rounds together; there are at least 3.
     """
     sides = {"project": comparison.project, "peer": comparison.peer}
+    on_gpu = device.type == "cuda" and comparison.topic in ("training", "inference")
     for side in sides.values():
-        for _ in range(_UNTIMED[device.type]):
+        for _ in range(_UNTIMED_ON_GPU if on_gpu else _UNTIMED):
             _timed(side, device)
     times: dict[str, list[float]] = {name: [] for name in sides}
     started = time.perf_counter()

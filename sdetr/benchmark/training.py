@@ -42,7 +42,7 @@ _PAPER = OptimizerConfig(
     clip_norm=0.1,
 )
 _PROJECT = "bf16, channels_last, fused attention and optimizer, folded norms, no tokens of padding"
-_DIFFERS = "precision: bf16 in place of fp32"
+_DIFFERS = "precision: bf16 in place of the peer's"
 _BY_IMAGE: dict[str, str | int] = {"padding": "image", "pad_multiple": 32}
 
 

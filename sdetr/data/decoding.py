@@ -17,6 +17,8 @@ from sdetr.data.transforms import edit_image, train_edits
 from sdetr.errors import UserError
 from sdetr.structures import Batch, Target, UndecodedBatch, UndecodedImage
 
+_NVJPEG_ALLOCATOR_FAILURE = 5
+
 
 def undecoded_sample(
     images: CocoImages, index: int, config: TrainTransforms, rng: np.random.Generator
@@ -69,8 +71,8 @@ def _decode(files: list[Tensor], device: torch.device) -> list[Tensor]:
     try:
         pixels: list[Tensor] = decode_jpeg(files, mode=ImageReadMode.RGB, device=device)
     except RuntimeError as error:
-        # torchvision says so in an error of its own; no image is to blame.
-        if "out of memory" in str(error):
+        # torchvision says so in an error of its own, or gives nvJPEG's number for it; no image is to blame.
+        if "out of memory" in str(error) or str(error).rstrip().endswith(f": {_NVJPEG_ALLOCATOR_FAILURE}"):
             raise torch.OutOfMemoryError(str(error)) from error
         raise
     return pixels

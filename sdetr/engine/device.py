@@ -52,7 +52,7 @@ def prepare_device(gpus: int, threads: int) -> torch.device:
 def allow_tf32(allowed: bool) -> None:
     """Whether a GPU may round the factors of float32's products to 10 of their 23 bits.
 
-    torch lets convolutions do so by default. Here fp32 is fp32: what is predicted does not depend on the GPU's kind.
+    torch lets convolutions do so by default; the commands here do not.
     """
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
 

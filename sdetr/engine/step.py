@@ -1,4 +1,4 @@
-"""The arithmetic of a training step, for the training itself and for all that times one."""
+"""The arithmetic of a training step, and a whole step for what times one."""
 
 from __future__ import annotations
 

@@ -158,6 +158,7 @@ def test_a_decoder_that_sees_another_size_than_the_header_says_is_not_believed(i
         ("the decoder is broken", RuntimeError, 8),
         # In torchvision's words.
         ("Error while decoding JPEG images: CUDA out of memory", torch.OutOfMemoryError, 0),
+        ("Failed to decode batch: 5", torch.OutOfMemoryError, 0),
     ],
 )
 def test_no_image_is_blamed_where_each_alone_can_be_decoded(
