@@ -135,7 +135,7 @@ def _against_transformers(work: Work, device: torch.device, changes: Mapping[str
         {"params": [p for name, p in peer.named_parameters() if p.requires_grad and ".backbone." in name], "lr": 1e-5},
     ]
     their_step = step(peer, their_loss, torch.optim.AdamW(groups, lr=1e-4, weight_decay=1e-4))
-    plain = _plain(f"transformers {version('transformers')}, fp32", their_step, tf32)
+    plain = _peer_side(f"transformers {version('transformers')}, fp32", their_step, tf32)
     return _compared("DETR R50", detector, peer, their_loss, plain, work, device)
 
 
@@ -149,13 +149,13 @@ def _against_plain(
         return total_loss(twin.loss(work.images, work.targets))
 
     optimizer = torch.optim.AdamW(twin.parameter_groups(_PAPER), weight_decay=_PAPER.weight_decay)
-    plain = _plain(
+    plain = _peer_side(
         "the same model, fp32, plain attention, torchvision's ResNet", step(twin, plain_loss, optimizer), tf32
     )
     return _compared(title, detector, twin, plain_loss, plain, work, device)
 
 
-def _plain(name: str, call: Callable[[], None], tf32: bool) -> Side:
+def _peer_side(name: str, call: Callable[[], None], tf32: bool) -> Side:
     """A peer, whose convolutions and matrix products a GPU may compute in TF32, or not."""
     if not tf32:
         return Side(name, call)

@@ -6,6 +6,8 @@ the CPU the result is, to the last bit, that of ``decode: cpu``.
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,7 +19,8 @@ from sdetr.data.transforms import edit_image, train_edits
 from sdetr.errors import UserError
 from sdetr.structures import Batch, Target, UndecodedBatch, UndecodedImage
 
-_NVJPEG_ALLOCATOR_FAILURE = 5
+# In torch's words, or as nvJPEG's status 5 (ALLOCATOR_FAILURE) at the end of a line; where it was raised may follow.
+_OUT_OF_MEMORY = re.compile(r"out of memory|: 5$", re.MULTILINE)
 
 
 def undecoded_sample(
@@ -71,8 +74,8 @@ def _decode(files: list[Tensor], device: torch.device) -> list[Tensor]:
     try:
         pixels: list[Tensor] = decode_jpeg(files, mode=ImageReadMode.RGB, device=device)
     except RuntimeError as error:
-        # torchvision says so in an error of its own, or gives nvJPEG's number for it; no image is to blame.
-        if "out of memory" in str(error) or str(error).rstrip().endswith(f": {_NVJPEG_ALLOCATOR_FAILURE}"):
+        # torchvision wraps it in an error of its own; no image is to blame.
+        if _OUT_OF_MEMORY.search(str(error)):
             raise torch.OutOfMemoryError(str(error)) from error
         raise
     return pixels

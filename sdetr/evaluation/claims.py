@@ -194,12 +194,12 @@ def _unlike(first: Run, second: Run, columns: tuple[str, ...]) -> str | None:
     for column in columns:
         said = [run.shared(column) for run in (first, second)]
         if None in said or said[0] != said[1]:
-            values = " and ".join("unknown" if value is None else _plain(value) for value in said)
+            values = " and ".join("unknown" if value is None else _cell(value) for value in said)
             return f"{column} is {values}; runs are compared only where it is known and the same"
     return None
 
 
-def _plain(value: Any) -> str:
+def _cell(value: Any) -> str:
     # A column with an empty cell holds its whole numbers as floats.
     return f"{value:g}" if isinstance(value, float) else str(value)
 

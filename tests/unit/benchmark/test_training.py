@@ -43,7 +43,7 @@ def test_a_peer_in_tf32_leaves_the_others_as_they_were() -> None:
     try:
         allow_tf32(False)
         for tf32 in (True, False):
-            side = training._plain("a peer", lambda: seen.append(allowed()), tf32)
+            side = training._peer_side("a peer", lambda: seen.append(allowed()), tf32)
             side.call()
             assert ("TF32" in side.name) == tf32
         assert seen == [(True, True), (False, False)]

@@ -218,6 +218,14 @@ def test_costs_of_different_circumstances_are_not_compared(
     assert (row["verdict"], row["rule"].partition(";")[0]) == ("inconclusive", f"{column} is {first} and {second}")
 
 
+def test_numbers_in_a_reason_stay_whole_beside_a_run_that_has_none(tmp_path: Path) -> None:
+    values = {run: around(0.4) for run in "abc"}
+    minutes = {"a": [8.0, 8.1, 7.9], "b": [10.0, 10.1, 9.9], "c": [9.0, 9.1, 8.9]}
+    multiples = {"a": 1, "b": 128, "c": None}
+    row = claims(suite_folder(tmp_path / "mine", values, train_minutes=minutes, pad_multiple=multiples), COST)
+    assert row["rule"].startswith("pad_multiple is 1 and 128;")
+
+
 def test_costs_are_compared_where_a_detector_pads_in_its_own_way(tmp_path: Path) -> None:
     values = {"a": around(0.4), "b": around(0.4)}
     minutes = {"a": [8.0, 8.1, 7.9], "b": [10.0, 10.1, 9.9]}
