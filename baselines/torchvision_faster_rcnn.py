@@ -40,7 +40,7 @@ class PyramidBackbone(nn.Module):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """(B, 3, H, W) to pyramid levels "0", "1", ... (fine to coarse) and "pool", (B, width, h, w) each."""
-        features = self.body(images, self.levels)
+        (features,) = self.body([images], self.levels)
         pyramid: OrderedDict[str, Tensor] = self.fpn(OrderedDict(enumerate(features.values())))
         return {str(name): feature for name, feature in pyramid.items()}
 

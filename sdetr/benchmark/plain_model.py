@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +12,7 @@ from torchvision.models.resnet import Bottleneck
 from sdetr.models.attention import Attention
 from sdetr.models.dropout import Dropout
 from sdetr.models.padding import Packing
-from sdetr.models.resnet import FoldedBottleneck, Stem
+from sdetr.models.resnet import Batches, FoldedBottleneck, Stem
 from sdetr.models.stacked import StackedDETR
 from sdetr.models.stage import Stage
 from sdetr.models.tokens import Tokens
@@ -32,15 +31,6 @@ def make_plain(detector: StackedDETR) -> None:
     Attention builds its matrix over all tokens of a padded batch and masks padding; dropout is torch's, and blocks of
     the ResNet are torchvision's, whose norms are not folded.
     """
-    stem = detector.backbone.stem
-    assert isinstance(stem, Stem)
-    parts: tuple[tuple[str, nn.Module], ...] = (
-        ("conv1", stem.conv1),
-        ("bn1", stem.bn1),
-        ("relu", nn.ReLU(inplace=True)),
-        ("maxpool", stem.maxpool),
-    )
-    detector.backbone.stem = nn.Sequential(OrderedDict(parts))
     for module in detector.modules():
         module.__class__ = _PLAIN.get(type(module), type(module))
         for name, child in module.named_children():
@@ -79,8 +69,25 @@ class _MaskedStage(Stage):
         return super().tokens(feature, position, None)
 
 
+class _PlainStem(Stem):
+    """A ResNet's first layers as torchvision computes them."""
+
+    def forward(self, batches: Batches) -> Batches:
+        """(B, 3, H, W) each to (B, 64, H / 4, W / 4)."""
+        return [self.maxpool(F.relu(self.bn1(self.conv1(x)), inplace=True)) for x in batches]
+
+
+class _PlainBottleneck(Bottleneck):  # type: ignore[misc]  # torchvision has no types
+    """torchvision's block."""
+
+    def forward(self, batches: Batches) -> Batches:
+        """(B, channels, h, w) each to (B, 4 * planes, h / stride, w / stride)."""
+        return [super(_PlainBottleneck, self).forward(x) for x in batches]
+
+
 _PLAIN: dict[type[nn.Module], type[nn.Module]] = {
     Attention: _MaskedAttention,
     Stage: _MaskedStage,
-    FoldedBottleneck: Bottleneck,
+    Stem: _PlainStem,
+    FoldedBottleneck: _PlainBottleneck,
 }

@@ -68,13 +68,12 @@ class Attention(nn.Module):
 
     def project(self, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
         """Q, K and V, each (B, heads, tokens, width / heads), from tokens as in `forward`."""
-        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
+        width = self.in_proj_bias.numel() // 3
+        inputs, widths = ((query, value), [2 * width, width]) if query is key else ((query, key, value), [width] * 3)
+        weights, biases = self.in_proj_weight.split(widths), self.in_proj_bias.split(widths)
+        projected = [F.linear(x, w, b) for x, w, b in zip(inputs, weights, biases, strict=True)]
         if query is key:
-            width = self.in_proj_bias.numel() // 3
-            both = F.linear(query, self.in_proj_weight[: 2 * width], self.in_proj_bias[: 2 * width])
-            projected = [*both.chunk(2, dim=-1), F.linear(value, weights[2], biases[2])]
-        else:
-            projected = [F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True)]
+            projected[:1] = projected[0].chunk(2, dim=-1)
         return [x.view(*x.shape[:2], self.heads, -1).transpose(1, 2) for x in projected]
 
 

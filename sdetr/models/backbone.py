@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum
@@ -13,7 +12,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from sdetr.config import BackboneConfig
 from sdetr.errors import UserError
-from sdetr.models.resnet import Stem, conv_norm, new_resnet
+from sdetr.models.resnet import Batches, Stem, add, conv_norm, new_resnet, relu
 from sdetr.strict_json import shown
 from sdetr.tensor_files import check_tensors, load_plain, reason
 
@@ -46,23 +45,24 @@ class Backbone(nn.Module):
             delattr(self, name)
             del self.channels[name]
 
-    def forward(self, images: Tensor, wanted: frozenset[str]) -> dict[str, Tensor]:
+    def forward(self, batches: Batches, wanted: frozenset[str]) -> list[dict[str, Tensor]]:
         """Feature maps.
 
         Args:
-            images: (B, 3, H, W), normalised.
+            batches: images, (B_i, 3, H_i, W_i) each, normalised.
             wanted: levels to return; levels beyond the last of them are not computed.
 
         Returns:
-            (B, channels, h, w) by level.
+            For each batch, (B_i, channels, h_i, w_i) by level.
         """
-        x = self.stem(images)
-        features = {}
+        batches = self.stem(batches)
+        features: list[dict[str, Tensor]] = [{} for _ in batches]
         for name in self.channels:
-            x = getattr(self, name)(x)
+            batches = getattr(self, name)(batches)
             if name in wanted:
-                features[name] = x
-                if len(features) == len(wanted):
+                for own, x in zip(features, batches, strict=True):
+                    own[name] = x
+                if len(features[0]) == len(wanted):
                     break
         return features
 
@@ -70,11 +70,11 @@ class Backbone(nn.Module):
 class SmallStem(nn.Sequential):
     """A strided convolution and its norm."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) to (B, channels, H / 2, W / 2)."""
+    def forward(self, batches: Batches) -> Batches:
+        """(B, 3, H, W) each to (B, channels, H / 2, W / 2)."""
         conv, norm = self
         assert isinstance(conv, nn.Conv2d)
-        return F.relu(conv_norm(conv, norm, x), inplace=True)
+        return relu(conv_norm(conv, norm, batches))
 
 
 class SmallBlock(nn.Module):
@@ -89,11 +89,11 @@ class SmallBlock(nn.Module):
         self.conv3 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.bn3 = norm(outputs)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs, h, w) to (B, outputs, h / 2, w / 2)."""
-        x = F.relu(conv_norm(self.conv1, self.bn1, x), inplace=True)
-        change = F.relu(conv_norm(self.conv2, self.bn2, x), inplace=True)
-        return F.relu(conv_norm(self.conv3, self.bn3, change).add_(x), inplace=True)
+    def forward(self, batches: Batches) -> Batches:
+        """(B, inputs, h, w) each to (B, outputs, h / 2, w / 2)."""
+        batches = relu(conv_norm(self.conv1, self.bn1, batches))
+        changes = relu(conv_norm(self.conv2, self.bn2, batches))
+        return relu(add(conv_norm(self.conv3, self.bn3, changes), batches))
 
 
 def small_backbone(norm: type[nn.Module]) -> Backbone:

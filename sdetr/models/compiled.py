@@ -23,31 +23,32 @@ Result = TypeVar("Result")
 
 
 class Compiled(Generic[Module, Arguments, Result]):
-    """A method that takes images, compiled whole; ``reduce-overhead`` replays it on a GPU as a CUDA graph.
+    """A method that takes batches of images, compiled whole; ``reduce-overhead`` replays it on a GPU as a CUDA graph.
 
     The modes are torch.compile's. Weights and gradients stay those of the module.
     """
 
-    def __init__(self, method: Callable[Concatenate[Module, Tensor, Arguments], Result], mode: Mode) -> None:
+    def __init__(self, method: Callable[Concatenate[Module, list[Tensor], Arguments], Result], mode: Mode) -> None:
         self._method = torch.compile(method, mode=mode, dynamic=False, fullgraph=True)
         self._mode = mode
         self._shapes: set[tuple[int, ...]] = set()
 
     def __call__(
-        self, module: Module, images: Tensor, *arguments: Arguments.args, **keywords: Arguments.kwargs
+        self, module: Module, batches: list[Tensor], *arguments: Arguments.args, **keywords: Arguments.kwargs
     ) -> Result:
-        """What the method gives for images, (B, 3, H, W).
+        """What the method gives for one batch, (B, 3, H, W).
 
         Raises:
             UserError: the machine cannot compile it, or makes no CUDA graphs.
         """
+        (images,) = batches  # it excludes `padding: image`, the only one that makes several
         if self._mode == "reduce-overhead" and images.device.type != "cuda":
             raise UserError("detector.compile: reduce-overhead makes CUDA graphs, which need a GPU; set it to default")
         self._announce(tuple(images.shape))
         try:
             with dynamo.patch(recompile_limit=_PROGRAMS, accumulated_recompile_limit=_PROGRAMS):
                 torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-                return self._method(module, images, *arguments, **keywords)
+                return self._method(module, batches, *arguments, **keywords)
         except TorchDynamoException as error:
             raise UserError(
                 f"detector.compile: torch.compile failed ({_reason(error)}); it needs a C++ compiler on the CPU and "

@@ -35,7 +35,7 @@ class DensePretrainer(DetectorModule):
     def loss(self, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
         """One dense loss per level."""
         batch = pad_shared_batch(self.normalize(images))
-        features = self.backbone(batch.pixels, frozenset(self.levels))
+        (features,) = self.backbone([batch.pixels], frozenset(self.levels))
         # As in the detectors, heads and losses are float32 whatever the precision of the layers.
         with torch.autocast(batch.pixels.device.type, enabled=False):
             return {

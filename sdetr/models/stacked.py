@@ -103,9 +103,9 @@ class StackedDETR(DetectorModule):
         boxes = cxcywh_to_xyxy(prediction.boxes[-1]) * torch.stack((width, height, width, height), dim=1)[:, None]
         return [Detections(*parts) for parts in zip(boxes, scores, labels, strict=True)]
 
-    def _run_stages(self, groups: list[Group], backbone: Callable[..., dict[str, Tensor]]) -> Outputs:
+    def _run_stages(self, groups: list[Group], backbone: Callable[..., list[dict[str, Tensor]]]) -> Outputs:
         """Each stage's decoder outputs (layers, B, Q, width); what dense heads read: memory and its grid (h, w)."""
-        features = [backbone(group.padded.pixels, self.levels) for group in groups]
+        features = backbone([group.padded.pixels for group in groups], self.levels)
         outputs: list[Tensor] = []
         memories = []
         queries = None if self.queries is None else self.queries.weight

@@ -100,8 +100,8 @@ def test_a_compiled_training_with_dropout_resumes_bitwise(
 
 
 class _Sum(nn.Module):
-    def total(self, images: Tensor) -> Tensor:
-        return images.sum()
+    def total(self, batches: list[Tensor]) -> Tensor:
+        return batches[0].sum()
 
 
 def test_cuda_graphs_without_a_gpu_are_refused() -> None:
@@ -115,7 +115,7 @@ def test_a_machine_that_cannot_compile_says_what_to_install(monkeypatch: pytest.
     with pytest.raises(
         UserError, match=r"^detector.compile: torch.compile failed \(.*C\+\+ compiler.* or set it to none$"
     ):
-        Compiled(_Sum.total, "default")(_Sum(), torch.rand(1, 3, 8, 9))
+        Compiled(_Sum.total, "default")(_Sum(), [torch.rand(1, 3, 8, 9)])
 
 
 def test_sides_become_multiples_and_the_rest_is_padding() -> None:
@@ -134,7 +134,11 @@ def test_a_training_step_pads_to_the_multiple_of_the_recipe(monkeypatch: pytest.
     seen = []
     detector = detr(detector__pad_multiple=48)
     backbone = detector.backbone.forward
-    monkeypatch.setattr(detector.backbone, "forward", lambda x, levels: (seen.append(x.shape), backbone(x, levels))[1])
+    monkeypatch.setattr(
+        detector.backbone,
+        "forward",
+        lambda batches, levels: (seen.extend(x.shape for x in batches), backbone(batches, levels))[1],
+    )
     detector.loss(*work((40, 64), (33, 20)))
     detector.forward(work((40, 64))[0])
     assert seen == [(2, 3, 48, 96), (1, 3, 40, 64)]

@@ -44,7 +44,7 @@ def test_other_options_are_refused(options: dict[str, Any]) -> None:
 def test_strides_are_those_of_the_feature_maps(name: str, dilation: bool) -> None:
     backbone = new_backbone(name, FrozenBatchNorm2d, dilation)
     levels = frozenset(backbone.channels)
-    for level, feature in backbone(torch.rand(1, 3, 97, 130), levels).items():
+    for level, feature in backbone([torch.rand(1, 3, 97, 130)], levels)[0].items():
         assert feature.shape[-2:] == tuple(math.ceil(side / backbone.strides[level]) for side in (97, 130))
 
 

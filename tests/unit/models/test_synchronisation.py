@@ -1,6 +1,7 @@
 """The losses ask a GPU for an answer once, for the matching, and bring nothing to it that they must wait for.
 
-Nor do they launch more work on it for more images: while it waits for the host, it does nothing.
+Nor do they launch more work on it for more images: while it waits for the host, it does nothing. A backbone folds its
+norms once for images of several sizes.
 
 torch's fake tensors run the model's code on a CUDA device that is not there; what passes between it and the host is
 noted. The backward pass is torch's own.
@@ -9,6 +10,7 @@ noted. The backward pass is torch's own.
 from __future__ import annotations
 
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,12 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torchvision.ops import FrozenBatchNorm2d
 
 from sdetr import build_detector
 from sdetr.detector import DetectorModule
 from sdetr.models import matcher
+from sdetr.models.backbone import new_backbone
 from sdetr.models.criterion import SetCriterion
 from sdetr.structures import SetPrediction, Target
 
@@ -31,12 +35,13 @@ _OBJECTS = 3
 
 
 class Traffic(TorchDispatchMode):
-    """Notes what makes the host and the device wait for one another, and where."""
+    """Notes what makes the host and the device wait for one another, and where; counts what runs on ``device``."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = "cuda") -> None:
         super().__init__()
+        self.device = device
         self.seen: list[str] = []
-        self.launches = 0
+        self.launches: Counter[str] = Counter()
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -44,7 +49,7 @@ class Traffic(TorchDispatchMode):
         name = function.name()
         before = {x.device.type for x in args if isinstance(x, Tensor)}
         after = {result.device.type} if isinstance(result, Tensor) else before
-        self.launches += "cuda" in before | after and not function.is_view
+        self.launches[name] += self.device in before | after and not function.is_view
         copies = name in ("aten::_to_copy", "aten::copy_") and before | after == {"cpu", "cuda"}
         waits = not (kwargs.get("non_blocking") or (name == "aten::copy_" and args[2:] and args[2]))
         if name in _ASKS or (copies and waits):
@@ -97,12 +102,25 @@ def launches_of_losses(images: int, monkeypatch: pytest.MonkeyPatch) -> int:
         prediction, targets = SetPrediction(logits, boxes), [target() for _ in range(images)]
         with Traffic() as traffic:
             criterion(prediction, targets)
-    return traffic.launches
+    return traffic.launches.total()
 
 
 def test_more_images_launch_no_more_work(monkeypatch: pytest.MonkeyPatch) -> None:
     few, many = (launches_of_losses(images, monkeypatch) for images in (2, 16))
     assert 0 < few == many
+
+
+def test_norms_are_folded_once_for_all_sizes() -> None:
+    # On the CPU: torch refuses mixed precision on a CUDA device that is not there.
+    backbone = new_backbone("resnet50", FrozenBatchNorm2d)
+    batches = [torch.rand(1, 3, 64, 64 + 32 * place) for place in range(4)]
+    with torch.autocast("cpu", torch.bfloat16), Traffic("cpu") as traffic:
+        backbone(batches, frozenset(backbone.channels))
+    norms = sum(isinstance(module, FrozenBatchNorm2d) for module in backbone.modules())
+    assert traffic.launches["aten::rsqrt"] == norms
+    # Weights and shifts; and the images, once each.
+    assert traffic.launches["aten::_to_copy"] == 2 * norms + len(batches)
+    assert traffic.launches["aten::convolution"] == len(batches) * norms
 
 
 def test_a_hidden_wait_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,9 +80,9 @@ def test_what_batch_norm_learnt_goes_into_frozen_batch_norm(tmp_path: Path, name
     torch.manual_seed(0)
     pretrained = new_backbone(name, torch.nn.BatchNorm2d)
     with torch.no_grad():
-        pretrained.train()(torch.randn(4, 3, 32, 32), frozenset(["layer3"]))
+        pretrained.train()([torch.randn(4, 3, 32, 32)], frozenset(["layer3"]))
     torch.save(pretrained.state_dict(), tmp_path / "backbone.pt")
     config = BackboneConfig(name=name, weights=str(tmp_path / "backbone.pt"), dilation=False, frozen=())
     images = torch.randn(2, 3, 32, 32)
-    expected = pretrained.eval()(images, frozenset(["layer3"]))["layer3"]
-    torch.testing.assert_close(build_backbone(config)(images, frozenset(["layer3"]))["layer3"], expected)
+    expected = pretrained.eval()([images], frozenset(["layer3"]))[0]["layer3"]
+    torch.testing.assert_close(build_backbone(config)([images], frozenset(["layer3"]))[0]["layer3"], expected)
