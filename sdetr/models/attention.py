@@ -70,7 +70,7 @@ class Attention(nn.Module):
         """Q, K and V, each (B, heads, tokens, width / heads), from tokens as in `forward`."""
         width = self.in_proj_bias.numel() // 3
         inputs, widths = ((query, value), [2 * width, width]) if query is key else ((query, key, value), [width] * 3)
-        weights, biases = self.in_proj_weight.split(widths), self.in_proj_bias.split(widths)
+        weights, biases = (torch.split(x, widths) for x in (self.in_proj_weight, self.in_proj_bias))
         projected = [F.linear(x, w, b) for x, w, b in zip(inputs, weights, biases, strict=True)]
         if query is key:
             projected[:1] = projected[0].chunk(2, dim=-1)

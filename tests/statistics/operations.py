@@ -6,7 +6,8 @@ backbone, with the recipe's ``padding: image``.
     python -m tests.statistics.operations --annotations instances_train2017.json --batches 10
 
 Only the sizes of the images are read. Convolutions and matrix products of forward and backward pass count, those of
-the losses do not; a multiply and its addition are two operations.
+the losses do not; a multiply and its addition are two operations. Calls are those of torch's operators in the same
+passes in mixed precision, views left out: what a host must launch on a GPU, but for dropout and the losses.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from __future__ import annotations
 import argparse
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sdetr.architectures import architecture
 from sdetr.benchmark.input import clone, paper_transforms
@@ -48,7 +51,8 @@ def image_share(sizes: list[tuple[int, int]]) -> float:
 
 
 def new_detector(name: str, way: str) -> StackedDETR:
-    config = architecture(name, num_queries=100, dropout=0.1, backbone_weights="none")
+    """Without dropout, which a CPU computes in another way than a GPU."""
+    config = architecture(name, num_queries=100, dropout=0.0, backbone_weights="none")
     detector = create_detector(config.model_copy(update={"padding": "image" if way == "image" else "batch"}), 91)
     assert isinstance(detector, StackedDETR)
     if way == "masked":
@@ -56,15 +60,32 @@ def new_detector(name: str, way: str) -> StackedDETR:
     return detector.train()
 
 
+def pass_both_ways(detector: StackedDETR, sizes: list[tuple[int, int]]) -> None:
+    """Forward and backward pass of images."""
+    prediction = detector([torch.empty(3, *size) for size in sizes])
+    (prediction.logits.sum() + prediction.boxes.sum()).backward()
+
+
 def step_gflop(detector: StackedDETR, sizes: list[tuple[int, int]]) -> float:
     """1e9 operations per image of a step, a multiply and its addition counted as two."""
-    images = [torch.empty(3, *size) for size in sizes]
+    return 2 * gflops(lambda: pass_both_ways(detector, sizes)) / len(sizes)
 
-    def step() -> None:
-        prediction = detector(images)
-        (prediction.logits.sum() + prediction.boxes.sum()).backward()
 
-    return 2 * gflops(step) / len(sizes)
+class Calls(TorchDispatchMode):
+    """Counts calls of operators that are no views."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += function.namespace == "aten" and not function.is_view
+        return function(*args, **(kwargs or {}))
+
+
+def step_calls(detector: StackedDETR, sizes: list[tuple[int, int]]) -> int:
+    """Calls of a step in mixed precision."""
+    with Calls() as calls, torch.autocast("cpu", torch.bfloat16):
+        pass_both_ways(detector, sizes)
+    return calls.count
 
 
 def main() -> None:
@@ -84,13 +105,18 @@ def main() -> None:
         for count in options.sizes
     }
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    _log.info("detector,batch_size,batches,image_share,%s", ",".join(f"{way}_gflop_per_image" for way in _WAYS))
+    names = [f"{way}_{what}" for what in ("gflop_per_image", "calls") for way in _WAYS]
+    _log.info("detector,batch_size,batches,image_share,%s", ",".join(names))
     for name in ("sdetr_r50", "detr_r50"):
         with FakeTensorMode():
             ways = [new_detector(name, way) for way in _WAYS]
             for count, drawn in batches.items():
-                rows = [[image_share(sizes), *(step_gflop(way, sizes) for way in ways)] for sizes in drawn]
-                _log.info("%s,%d,%d,%.2f,%.0f,%.0f,%.0f", name, count, len(drawn), *np.mean(rows, axis=0))
+                rows = [
+                    [image_share(sizes), *(of(way, sizes) for of in (step_gflop, step_calls) for way in ways)]
+                    for sizes in drawn
+                ]
+                share, *means = np.mean(rows, axis=0)
+                _log.info("%s,%d,%d,%.2f,%s", name, count, len(drawn), share, ",".join(f"{mean:.0f}" for mean in means))
 
 
 if __name__ == "__main__":
