@@ -16,7 +16,7 @@ from sdetr.files import atomic_path
 from sdetr.strict_json import read_json
 
 _IDENTITY = ("suite", "run", "model", "origin")
-_TRAINED_ON = ("gpus", "threads", "precision", "padding", "compile", "decode")
+_TRAINED_ON = ("gpus", "threads", "precision", "padding", "pad_multiple", "compile", "decode")
 _PREDICTED_WITH = ("device_infer", "eval_precision", "eval_batch_size")
 _SIZE = ("parameters", "trainable_parameters", "standard_size", "gflops_standard_size", "gflops_mean")
 _TRAINING = ("images_per_second_train", "peak_memory_gb_train", "train_minutes", "gpu_hours", "core_hours")

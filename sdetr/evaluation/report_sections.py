@@ -199,6 +199,7 @@ def cost_tables(suite: FinishedSuite) -> list[Table]:
                 *(circumstance("CPU threads", "threads"), circumstance("training precision", "precision")),
                 *(
                     circumstance("training images padded to the size of", "padding"),
+                    circumstance("and to multiples of, pixels", "pad_multiple"),
                     circumstance("torch.compile in training", "compile"),
                     circumstance("training images decoded on", "decode"),
                 ),
