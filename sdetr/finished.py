@@ -17,7 +17,7 @@ from typing import Any
 
 from sdetr.engine.checkpoint import clear_checkpoints, list_differences
 from sdetr.errors import UserError
-from sdetr.files import atomic_path
+from sdetr.files import atomic_path, sha256
 from sdetr.provenance import Record, last_finished, without_folders
 
 _KEPT = ".finished"
@@ -99,6 +99,26 @@ def is_finished(
         )
     forget(folder, names)
     return False
+
+
+def check_trained_on(folder: Path, record: Record, annotations: Path) -> None:
+    """Refuse weights of other training data: Snakemake does not train again where the data only seem to have moved.
+
+    Args:
+        folder: of the run.
+        record: of the run.
+        annotations: of the train split; where there are none any more, nothing is said.
+
+    Raises:
+        UserError: the run was trained on other annotations.
+    """
+    last = last_finished(record.content, "train")
+    then = None if last is None else last.get("inputs", {}).get("annotations")
+    if then is not None and annotations.is_file() and then != sha256(annotations):
+        raise UserError(
+            f"{folder}: was trained on other annotations than {annotations}: name the data set that it was trained on, "
+            "or train again: add `--forcerun train` to the command"
+        )
 
 
 def _differences(record: Record, job: str, decided_by: Mapping[str, Any], recipe: Mapping[str, Any]) -> list[str]:

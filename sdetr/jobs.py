@@ -32,7 +32,7 @@ from sdetr.evaluation.coco_metrics import evaluate
 from sdetr.evaluation.cost import device_name, gflops, peak_memory_gb, trainable_parameters
 from sdetr.evaluation.results_file import write_results
 from sdetr.files import atomic_path, sha256, write_json
-from sdetr.finished import forget, is_finished, place_for, put_in_place, start_over
+from sdetr.finished import check_trained_on, forget, is_finished, place_for, put_in_place, start_over
 from sdetr.models.trained import trained_detector
 from sdetr.provenance import Record, git_commit
 from sdetr.structures import Batch
@@ -280,6 +280,7 @@ def _close(job: Job, trainer: Trainer, record: Record, files: Sequence[str], wri
 def predict_run(job: Job, weights: Path) -> None:
     """Detect on the val split; writes ``detections.json`` and, last of all, ``predict.json``."""
     with _attempt(job, "predict") as (stop, record):
+        parallel.on_main(lambda: check_trained_on(job.folder, record, job.dataset.split("train").annotations))
         parallel.on_main(lambda: forget(job.folder, _TRAINED))
         device = _device(job, record)
         with stop.held():

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import TypeAdapter
 
-from sdetr.config import Claims, Config, DatasetConfig, Recipe, ShapesDataset, Suite, dump_yaml
+from sdetr.config import Claims, CocoDataset, Config, DatasetConfig, Recipe, ShapesDataset, Suite, dump_yaml
+from sdetr.errors import UserError
 from sdetr.files import atomic_path, write_if_changed
 from sdetr.suite.claims import plan_ablations
 from sdetr.suite.plan import Plan
@@ -18,36 +20,80 @@ from sdetr.suite.plan import Plan
 _BOUNDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
 
 
-def write(plan: Plan) -> None:
+def write(plan: Plan) -> Callable[[], None]:
     """Write the files that jobs depend on; a file whose content is the same keeps its modification time.
+
+    So does a data set that only lies in another folder now: what was trained on it need not be trained again.
+
+    Returns:
+        Gives files that were there before their content and age back: for a call that only asks what would be done.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    files = {path: None if content is None else dump_yaml(content) for path, content in _planned(plan).items()}
+    try:
+        before = {path: (path.read_text(encoding="utf-8"), path.stat().st_mtime_ns) for path in files if path.is_file()}
+        for path, text in files.items():
+            if text is None:
+                path.unlink(missing_ok=True)
+            else:
+                write_if_changed(path, text)
+        dataset = plan.results / "dataset.yaml"
+        if dataset in before and _only_moved(before[dataset][0], plan.dataset):
+            _make_as_old_as(dataset, before[dataset][1])
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or plan.results}: cannot be written ({error.strerror or error}): the plan of a suite "
+            "goes there; free the path, or make it writable"
+        ) from error
+
+    def undo() -> None:
+        for path, (text, age) in before.items():
+            write_if_changed(path, text)
+            _make_as_old_as(path, age)
+
+    return undo
+
+
+def _planned(plan: Plan) -> dict[Path, Config | None]:
+    """What each file holds; None where it must not be: the table of an earlier plan is none of this suite's any more.
 
     A synthetic data set's own copy lies beside its images, not in the suite: suites that share the data
     set then share the drawing, and neither makes the other draw again.
     """
-    data = dump_yaml(plan.dataset)
-    write_if_changed(plan.results / "dataset.yaml", data)
+    runs = plan.results / "runs"
+    files: dict[Path, Config | None] = {plan.results / "dataset.yaml": plan.dataset}
     if isinstance(plan.dataset, ShapesDataset):
-        write_if_changed(plan.dataset.root / "dataset.yaml", data)
+        files[plan.dataset.root / "dataset.yaml"] = plan.dataset
     if plan.suite.pretraining is not None and plan.pretraining is not None:
-        write_if_changed(plan.results / "runs/pretraining/pretraining.yaml", dump_yaml(plan.suite.pretraining))
-        write_if_changed(plan.results / "runs/pretraining/recipe.yaml", dump_yaml(plan.pretraining))
-    for run, recipe in plan.recipes.items():
-        write_if_changed(plan.results / "runs" / run / "recipe.yaml", dump_yaml(recipe))
-    for run, released in plan.released.items():
-        write_if_changed(plan.results / "runs" / run / "released.yaml", dump_yaml(released))
-    for run, external in plan.results_files.items():
-        write_if_changed(plan.results / "runs" / run / "results_file.yaml", dump_yaml(external))
-    _write_or_remove(plan.results / "published.yaml", plan.published if plan.published.cited else None)
-    _write_or_remove(plan.results / "claims.yaml", plan.claims)
-    _write_or_remove(plan.results / "ablations.yaml", plan_ablations(plan) if plan.ablations else None)
+        files[runs / "pretraining/pretraining.yaml"] = plan.suite.pretraining
+        files[runs / "pretraining/recipe.yaml"] = plan.pretraining
+    files |= {runs / run / "recipe.yaml": recipe for run, recipe in plan.recipes.items()}
+    files |= {runs / run / "released.yaml": released for run, released in plan.released.items()}
+    files |= {runs / run / "results_file.yaml": external for run, external in plan.results_files.items()}
+    return files | {
+        plan.results / "published.yaml": plan.published if plan.published.cited else None,
+        plan.results / "claims.yaml": plan.claims,
+        plan.results / "ablations.yaml": plan_ablations(plan) if plan.ablations else None,
+    }
 
 
-def _write_or_remove(path: Path, planned: Config | None) -> None:
-    """Write what a table is made of; without it, the table of an earlier plan is none of this suite's any more."""
-    if planned is None:
-        path.unlink(missing_ok=True)
-    else:
-        write_if_changed(path, dump_yaml(planned))
+def _only_moved(before: str, dataset: CocoDataset | ShapesDataset) -> bool:
+    """Whether a data set in COCO's layout is what it was, in this folder or another."""
+    if not isinstance(dataset, CocoDataset):
+        return False
+    try:
+        then = yaml.safe_load(before)
+    except yaml.YAMLError:
+        return False
+    now = yaml.safe_load(dump_yaml(dataset))
+    return isinstance(then, dict) and {**then, "root": None} == {**now, "root": None}
+
+
+def _make_as_old_as(path: Path, age: int) -> None:
+    if path.stat().st_mtime_ns != age:
+        os.utime(path, ns=(age, age))
 
 
 def write_stamp(stamp: Path, files: Sequence[Path]) -> None:

@@ -88,6 +88,43 @@ def test_only_what_changed_is_written(root: Path) -> None:
     assert {Path(file).parent.name for file in after if after[file] != before[file]} == {"one"}
 
 
+def test_a_call_that_only_asks_leaves_the_plan_as_it_was(root: Path) -> None:
+    write(load(root))
+    before = ages(root)
+    undo = write(load(root, runs=one_run(**{"training.epochs": 5}), pretraining={"recipe": "backbone", "seed": 7}))
+    assert read_recipe(root / "results/micro/runs/one/recipe.yaml").training.epochs == 5
+    undo()
+    assert ages(root) == before
+    assert read_recipe(root / "results/micro/runs/one/recipe.yaml").training.epochs == 1
+
+
+def test_a_data_set_that_only_lies_elsewhere_is_no_younger(root: Path) -> None:
+    def write_at(place: str) -> None:
+        runs = one_run(**{"detector.backbone.weights": "none"})
+        write(load(root, dataset="coco", coco_root=str(root / place), pretraining=None, runs=runs))
+
+    for name in ("data", "moved"):
+        for split in ("train", "val", "monitor"):
+            (root / name / split).mkdir(parents=True)
+            (root / name / f"{split}.json").write_text("{}")
+    write_at("data")
+    path = root / "results/micro/dataset.yaml"
+    age = path.stat().st_mtime_ns
+    write_at("moved")
+    assert f"root: {root / 'moved'}" in path.read_text()
+    assert path.stat().st_mtime_ns == age
+    path.write_text(path.read_text().replace("train.json", "half.json"))
+    write_at("data")
+    assert path.stat().st_mtime_ns > age
+
+
+def test_a_plan_that_cannot_be_written_ends_in_one_line(root: Path) -> None:
+    (root / "results").mkdir()
+    (root / "results/micro").write_text("in the way")
+    with pytest.raises(UserError, match=r"results/micro.*: cannot be written \(.*\): the plan of a suite goes there"):
+        write(load(root))
+
+
 @pytest.mark.parametrize(
     ("content", "problem"),
     [

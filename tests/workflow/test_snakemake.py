@@ -42,6 +42,21 @@ def test_unlocking_needs_no_cores(tree: Tree) -> None:
     assert outcome.code == 0, outcome.text
 
 
+def test_asking_about_another_setting_trains_nothing_again(tree: Tree) -> None:
+    assert "train one seed0" in tree.plan("--config", "set={training.epochs: 3}")
+    assert tree.plan() == set()
+
+
+def test_a_folder_that_cannot_be_written_is_told_in_one_line(tree: Tree) -> None:
+    (tree.root / "results/other").write_text("in the way")
+    tree.write("config/other.yaml", {**SUITE, "suite": "other"})
+    outcome = tree.snakemake("--dry-run", "--configfile", "config/other.yaml")
+    assert outcome.code != 0
+    assert "error: results/other" in outcome.text
+    assert "cannot be written" in outcome.text
+    assert '.smk"' not in outcome.text
+
+
 def test_adding_a_run_runs_that_run_only(tree: Tree) -> None:
     added = {"recipe": "first", "seeds": [0], "set": {"training.epochs": 2}}
     tree.write("config/demo.yaml", {**SUITE, "runs": {**SUITE["runs"], "longer": added}})
@@ -216,9 +231,19 @@ def test_coco_is_checked_before_training_and_its_age_does_not_matter(tree: Tree,
     for split in splits:
         (root / f"annotations/{split}.json").touch()
     assert tree.plan(*chosen, f"coco_root={root}") == set()
+    # The same data by another name: its weights are not thrown away.
+    (tmp_path / "moved").symlink_to(root)
+    moved = tree.plan(*chosen, f"coco_root={tmp_path / 'moved'}")
+    assert "predict one seed0" in moved
+    assert not {"check", "train one seed0"} & moved
     lost = tree.snakemake("--dry-run", *chosen, "coco_root=/nowhere")
     assert lost.code != 0
     assert "train.annotations: there is no /nowhere/annotations/train.json" in lost.text
+    # Other data by the same name are another matter.
+    tree.write(
+        "config/datasets/coco.yaml", {"kind": "coco", "name": "coco", "root": None, **splits, "train": splits["val"]}
+    )
+    assert {"check", "train one seed0"} <= tree.plan(*chosen, f"coco_root={root}")
 
 
 def test_the_documented_rule_is_one_file_and_one_line(tree: Tree) -> None:

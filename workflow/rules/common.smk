@@ -1,3 +1,4 @@
+import atexit
 import os
 import re
 import shlex
@@ -17,12 +18,23 @@ try:
         # Snakemake takes the last of two equal keys without a word; this reader refuses them.
         read_yaml(Path(file))
     PLAN = load_suite(config, ROOT, SUITE_FILES)
+    UNDO = write(PLAN)
 except UserError as error:
     sys.exit(f"error: {error}")
-write(PLAN)
 if workflow.is_main_process:
     for reason in dict.fromkeys(PLAN.left_out.values()):
         print(f"note: {reason}", file=sys.stderr)
+
+
+@atexit.register
+def leave_no_trace():
+    """Where no job was to run, the files of the plan are as they were; Snakemake says so only at the end.
+
+    Else a dry run of another setting would leave finished runs older than their plan, to be trained again.
+    """
+    if workflow.executor_plugin is None or workflow.dryrun:
+        UNDO()
+
 
 SUITE = PLAN.suite
 RESULTS = PLAN.results
@@ -83,6 +95,14 @@ def annotations(*splits):
     """Annotation files; those of a data set that is not drawn here never trigger by their age."""
     files = [str(PLAN.splits[split].annotations) for split in splits]
     return files if PLAN.dataset.kind == "shapes" else ancient(files)
+
+
+def drawn(*splits):
+    """Annotation files that are drawn here; no training runs again because other data lie elsewhere now.
+
+    What such data are stands in dataset.yaml, which is no younger for it.
+    """
+    return annotations(*splits) if PLAN.dataset.kind == "shapes" else []
 
 
 def code(*patterns):

@@ -19,7 +19,7 @@ if PLAN.dataset.kind == "shapes":
 
 rule check:
     input:
-        annotations(*PLAN.splits),
+        drawn(*PLAN.splits),
         dataset=RESULTS / "dataset.yaml",
     output:
         RESULTS / "data_check.json",

@@ -4,7 +4,7 @@ if SUITE.pretraining is not None:
 
     rule pretrain:
         input:
-            annotations("pretraining"),
+            drawn("pretraining"),
             rules.check.output,
             RESULTS / "runs/pretraining/pretraining.yaml",
             recipe=RESULTS / "runs/pretraining/recipe.yaml",
@@ -36,7 +36,7 @@ if PLAN.trained:
 
     rule train:
         input:
-            annotations("train", "monitor"),
+            drawn("train", "monitor"),
             backbone_of,
             rules.check.output,
             recipe=RESULTS / "runs/{run}/recipe.yaml",
