@@ -144,9 +144,9 @@ def _check(file: IO[bytes], size: int) -> None:
 
 
 def clear_checkpoints(folder: Path) -> None:
-    """Remove a run's checkpoints."""
+    """Remove a run's checkpoints, the newest last: whoever is killed meanwhile goes on from there."""
     remove_leftovers(folder)
-    for path in _newest_first(folder):
+    for path in reversed(_newest_first(folder)):
         path.unlink()
     # What is not a checkpoint stays, and the folder with it.
     with suppress(OSError):

@@ -147,10 +147,11 @@ class Trainer:
         epoch, first = divmod(self._step, self._steps_per_epoch)
         saved = time.monotonic()
         started = saved - self._seconds
-        self._epoch_ended = False
         batches = self.batches(epoch, first)
         while (batch := self._next(batches)) is not None:
             self._loss = self.train_step(batch)
+            # Only now: a checkpoint of no new step would have the epoch before scored again.
+            self._epoch_ended = False
             self._seconds = time.monotonic() - started
             self._log_step(epoch)
             progress.update(self._step, epoch, self._loss)

@@ -6,6 +6,7 @@ import csv
 import json
 from collections import Counter
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +14,7 @@ import pytest
 
 from sdetr.cli import main
 from sdetr.evaluation.tables import COLUMNS, read_table, write_tables
+from sdetr.provenance import RECORD, Record
 from tests.unit.evaluation.finished import finished_suite
 from tests.unit.evaluation.suite_folders import suite_folder
 
@@ -60,7 +62,11 @@ def page_of(results: Path, description: str) -> Page:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return finished_suite(tmp_path_factory.mktemp("report"), model="a plain model")
+    """A finished suite whose seeds have a record of their training."""
+    folder = finished_suite(tmp_path_factory.mktemp("report"), model="a plain model")
+    for metrics in folder.glob("runs/*/*/metrics.json"):
+        Record(metrics.parent, "train", {}).finish()
+    return folder
 
 
 def write_everywhere(results: Path, text: str) -> None:
@@ -71,11 +77,15 @@ def write_everywhere(results: Path, text: str) -> None:
             if column in table:
                 table[column] = text
         table.to_csv(path, index=False)
-    for path in results.rglob("run.json"):
-        path.write_text(json.dumps({**json.loads(path.read_text()), "why": text}))
+    for path in results.rglob(RECORD):
+        record = json.loads(path.read_text())
+        record["attempts"][-1] |= {"ended": text, "versions": {text: text}}
+        path.write_text(json.dumps(record))
 
 
 def test_no_name_becomes_a_part_of_the_page(results: Path) -> None:
+    seeds = len(list(results.rglob(RECORD)))
+    assert seeds > 0
     plain = page_of(results, "plain")
     for text in NASTY:
         write_everywhere(results, text)
@@ -87,6 +97,9 @@ def test_no_name_becomes_a_part_of_the_page(results: Path) -> None:
         assert set(page.attributes) <= set(plain.attributes), text
         assert page.addresses <= plain.addresses, text
         assert any(text.split()[0] in part for part in page.text), text
+        # What the record of each training says is shown, letter by letter.
+        facts = Counter(pairwise(part for part in page.text if part.strip()))
+        assert facts["ended", text] == facts["packages", f"{text} {text}"] == seeds, text
 
 
 def test_cells_that_look_like_formulas_are_written_as_they_are(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import torch
 
 from sdetr.config import ShapesDataset
 from sdetr.engine import train
-from sdetr.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from sdetr.engine.checkpoint import Checkpoint, clear_checkpoints, load_checkpoint, save_checkpoint
 from sdetr.errors import UserError
 from tests import small
 from tests.unit.engine.test_train import assert_bitwise_equal, trainer, weights
@@ -118,6 +118,23 @@ def test_a_damaged_one_is_dropped_only_when_another_good_one_is_written(tmp_path
     flip_a_byte(tmp_path / "step_000000006.pt")
     save(tmp_path, 4)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step_000000003.pt", "step_000000004.pt"]
+
+
+def test_an_exit_while_they_are_removed_leaves_the_newest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path, 3, 6)
+    real = Path.unlink
+
+    def unlink_and_exit(path: Path) -> None:
+        real(path)
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", unlink_and_exit)
+        with pytest.raises(SystemExit):
+            clear_checkpoints(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["step_000000006.pt"]
+    clear_checkpoints(tmp_path)
+    assert not tmp_path.exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"not a checkpoint" * 10])

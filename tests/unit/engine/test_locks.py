@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,6 +48,15 @@ logging.basicConfig(level=logging.INFO, format="%(message)s")
 print(take_gpu(Path(sys.argv[1])), flush=True)
 assert "torch" not in sys.modules
 sys.stdin.read()
+"""
+
+# What is needed is loaded before: a user who is not root may not be able to read it.
+AS_USER = """
+import os, sys, sdetr.engine.gpu_lock
+user = int(sys.argv.pop())
+os.setgroups([])
+os.setgid(user)
+os.setuid(user)
 """
 
 TAKE_TWO = """
@@ -228,16 +238,25 @@ def test_lock_files_that_cannot_be_written_are_named(fake_driver: Path) -> None:
         take_gpu(fake_driver / "bin/list")
 
 
-def test_every_user_can_take_a_gpu_that_another_one_had(fake_driver: Path) -> None:
+@pytest.fixture
+def for_all_users() -> Iterator[Path]:
+    """A folder like /tmp: every user may write there. pytest's own folders are closed to others."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o1777)
+        yield Path(name)
+
+
+def test_every_user_can_take_a_gpu_that_another_one_had(for_all_users: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can become another user")
-    shared = fake_driver / "shared"
-    shared.mkdir()
-    shared.chmod(0o1777)
-    with running(TAKE, str(shared)) as first:
+    program, locks = AS_USER + TAKE, str(for_all_users)
+    with running(program, locks, "65534", CUDA_VISIBLE_DEVICES=A) as first:
         assert said(first) == A
-    path = next(shared.iterdir())
-    assert path.stat().st_mode & 0o777 == 0o666
+        assert next(for_all_users.iterdir()).stat().st_uid == 65534
+        with running(program, locks, "65533", CUDA_VISIBLE_DEVICES=A) as second:
+            assert warned(second) == f"GPU {A}: waiting for another process to end ({first.pid})"
+            first.kill()
+            assert said(second) == A
 
 
 @pytest.mark.parametrize(("text", "uuids"), [(LISTED, [A, B]), (LISTED_WITH_MIG, [M1, M2, B]), ("", [])])

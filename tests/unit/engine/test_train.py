@@ -179,3 +179,26 @@ def test_monitored_epochs_make_the_learning_curve(small_shapes: ShapesDataset, t
     assert [line.split(",")[:2] for line in lines] == [["epoch", "step"], ["2", "6"], ["3", "9"]]
     run.finish()
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_an_image_that_breaks_between_two_epochs_has_none_of_them_scored_twice(tmp_path: Path) -> None:
+    dataset = small.shapes(tmp_path / "data")
+    recipe = small.recipe("demo_detr")
+    whole = trainer(recipe, dataset, tmp_path / "whole", monitor=lambda _detector: {"AP": 0.5})
+    whole.run()
+    images = {path: path.read_bytes() for path in dataset.split("train").images.iterdir()}
+
+    def score_and_break(_detector: object) -> dict[str, float]:
+        for path, content in images.items():
+            path.write_bytes(content[:20])
+        return {"AP": 0.5}
+
+    with pytest.raises(UserError, match=r"\.png"):
+        trainer(recipe, dataset, tmp_path / "broken", monitor=score_and_break).run()
+    for path, content in images.items():
+        path.write_bytes(content)
+    mended = trainer(recipe, dataset, tmp_path / "broken", monitor=lambda _detector: {"AP": 0.5})
+    mended.run()
+    rows = [line.split(",")[:2] for line in (tmp_path / "broken/train.csv").read_text().splitlines()]
+    assert rows == [["epoch", "step"], ["1", "3"], ["2", "6"]]
+    assert_bitwise_equal(weights(whole), weights(mended))
