@@ -229,6 +229,22 @@ def test_once_a_later_job_ran_forcing_trains_again(suite: Suite) -> None:
     assert suite.ends == ["finished"] * 3
 
 
+def test_weights_of_other_training_data_predict_nothing(
+    suite: Suite, small_shapes: ShapesDataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert suite.train() == 0
+    annotations = small_shapes.split("train").annotations
+    before = annotations.read_text()
+    annotations.write_text(before + " ")
+    try:
+        assert suite.predict() == 2
+    finally:
+        annotations.write_text(before)
+    assert f"was trained on other annotations than {annotations}: name the data" in capsys.readouterr().err
+    assert not (suite.out / "predict.json").exists()
+    assert suite.predict() == 0
+
+
 def test_a_changed_recipe_is_trained_when_snakemake_has_cleared_the_way(suite: Suite) -> None:
     assert suite.train() == 0
     suite.snakemake_forgets()
