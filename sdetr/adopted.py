@@ -20,7 +20,8 @@ from sdetr.jobs import RunIdentity
 
 _NOT_KNOWN_OF_TRAINING = (
     *("steps", "batch_size", "train_minutes", "images_per_second_train", "peak_memory_gb", "trainable_parameters"),
-    *("device", "precision", "padding", "pad_multiple", "compile", "decode", "git_commit", "recipe_sha256"),
+    *("gpus", "threads", "precision", "padding", "pad_multiple", "compile", "decode"),
+    *("device", "git_commit", "recipe_sha256"),
 )
 _NOT_KNOWN_OF_PREDICTION = ("eval_precision", "images_per_second_infer", "gflops", "device")
 _log = logging.getLogger(__name__)

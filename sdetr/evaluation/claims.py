@@ -37,7 +37,7 @@ VAL2017_IMAGES = 5000
 # The authors trained in float32.
 _ATTENTION_DTYPE: Literal["fp32"] = "fp32"
 _IMAGES_ONLY = "*"
-_SAME_MACHINE = ("device", "precision", "compile", "decode", "batch_size")
+_SAME_MACHINE = ("device", "gpus", "threads", "precision", "compile", "decode", "batch_size")
 _PADDING = ("padding", "pad_multiple")
 
 

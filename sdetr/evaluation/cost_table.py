@@ -50,13 +50,11 @@ def read_costs(directory: Path) -> dict[str, Any]:
     """Costs of one seed directory, a value for each of `COLUMNS` but ``n``; None where nothing was measured."""
     row = read_run(directory)
     train, predict = directory / "train.json", directory / "predict.json"
-    gpus, threads = _optional(train, "gpus"), _optional(train, "threads")
+    gpus, threads = row["gpus"], row["threads"]
     hours = None if row["train_minutes"] is None else row["train_minutes"] / 60
     return row | {
         "device_train": _optional(train, "device"),
         "device_infer": _optional(predict, "device"),
-        "gpus": gpus,
-        "threads": threads,
         "parameters": _optional(predict, "parameters"),
         "standard_size": _optional(predict, "standard_size"),
         "gflops_standard_size": _optional(predict, "gflops_standard_size"),

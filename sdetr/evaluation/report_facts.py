@@ -113,6 +113,8 @@ def _seed(folder: Path, row: dict[str, Any], command: str) -> Seed:
         "device": "device",
         "steps": "steps",
         "batch size": "batch_size",
+        "GPUs": "gpus",
+        "CPU threads": "threads",
         "precision": "precision",
         "images padded to the size of": "padding",
         "sides padded to multiples of, pixels": "pad_multiple",

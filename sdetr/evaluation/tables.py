@@ -26,7 +26,7 @@ COST = (
     "train_minutes",
 )
 PROVENANCE = ("device", "git_commit", "recipe_sha256", "weights_sha256", "source")
-TRAINING = ("epochs", "steps", "batch_size")
+TRAINING = ("epochs", "steps", "batch_size", "gpus", "threads")
 NUMERICS = ("eval_batch_size", "eval_precision", "precision", "padding", "pad_multiple", "compile", "decode")
 COLUMNS = (*IDENTITY, *TRAINING, *NUMERICS, *METRICS, *COST, *PROVENANCE)
 SUMMARY_COLUMNS = (

@@ -154,7 +154,7 @@ def test_from_an_address_to_the_tables(
     assert main(["tables", "--out", str(folder), str(out)]) == 0
     row = pd.read_csv(folder / "detectors.csv").iloc[0]
     assert row["origin"] == "released_weights"
-    assert row[["epochs", "steps", "batch_size", "train_minutes", "precision"]].isna().all()
+    assert row[["epochs", "steps", "batch_size", "gpus", "threads", "train_minutes", "precision"]].isna().all()
     assert row["trainable_parameters"] > 0
     assert isinstance(row["device"], str)
 

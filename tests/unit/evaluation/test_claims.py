@@ -204,7 +204,14 @@ def test_a_cost_is_a_ratio_over_seeds(tmp_path: Path, minutes: tuple[list[float]
 
 @pytest.mark.parametrize(
     ("column", "first", "second"),
-    [("device", "X", "Y"), ("decode", "cpu", "gpu"), ("padding", "batch", "image"), ("pad_multiple", 1, 128)],
+    [
+        ("device", "X", "Y"),
+        ("gpus", 4, 1),
+        ("threads", 1, 2),
+        ("decode", "cpu", "gpu"),
+        ("padding", "batch", "image"),
+        ("pad_multiple", 1, 128),
+    ],
 )
 def test_costs_of_different_circumstances_are_not_compared(
     tmp_path: Path, column: str, first: object, second: object

@@ -21,6 +21,8 @@ TRAIN = {
     "epochs": 8,
     "steps": 1000,
     "batch_size": 16,
+    "gpus": 0,
+    "threads": 2,
     "train_minutes": 3.25,
     "images_per_second_train": 83.123456789,
     "peak_memory_gb": 1.5,
@@ -65,7 +67,7 @@ def tables(directories: list[Path], out: Path) -> tuple[pd.DataFrame, pd.DataFra
 def test_columns_are_the_fixed_ones_in_their_order(tmp_path: Path) -> None:
     summary = tables([seed_directory(tmp_path)], tmp_path)[1]
     assert (tmp_path / "detectors.csv").read_text().splitlines()[0] == (
-        "suite,run,model,recipe,seed,origin,epochs,steps,batch_size,eval_batch_size,eval_precision,precision,"
+        "suite,run,model,recipe,seed,origin,epochs,steps,batch_size,gpus,threads,eval_batch_size,eval_precision,precision,"
         "padding,pad_multiple,compile,decode,AP,AP50,AP75,APs,APm,APl,AR1,AR10,AR100,ARs,ARm,ARl,trainable_parameters,gflops,images_per_second_train,images_per_second_infer,"
         "peak_memory_gb,train_minutes,device,git_commit,recipe_sha256,weights_sha256,source"
     )
@@ -142,7 +144,8 @@ RELEASED: dict[str, Any] = {
     "pad_multiple": None,
     "compile": None,
     "decode": None,
-    **dict.fromkeys(("epochs", "steps", "batch_size", "train_minutes", "images_per_second_train", "peak_memory_gb")),
+    **dict.fromkeys(("epochs", "steps", "batch_size", "gpus", "threads")),
+    **dict.fromkeys(("train_minutes", "images_per_second_train", "peak_memory_gb")),
 }
 
 
