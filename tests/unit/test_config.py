@@ -245,7 +245,8 @@ def test_files_that_are_no_recipes(tmp_path: Path) -> None:
 
 def test_coco_root_is_asked_for_and_used() -> None:
     path = CONFIG / "datasets" / "coco.yaml"
-    with pytest.raises(UserError, match=r"--config coco_root=/path/to/coco"):
+    asked = r"^coco_root: .*`--config coco_root=DIR` to snakemake, `--coco-root DIR` to sdetr's doctor or estimate"
+    with pytest.raises(UserError, match=asked):
         read_dataset(path).split("train")
     split = read_dataset(path, Path("/data")).split("val")
     assert split.annotations == Path("/data/annotations/instances_val2017.json")
