@@ -299,8 +299,8 @@ class CustomDetectorConfig(Config):
             nearest = get_close_matches(factory, known, n=1)
             raise ValueError(
                 f"factory: there is no {shorten(factory)} in this project"
-                f"{f' (did you mean {nearest[0]}?)' if nearest else ''}, which has {', '.join(known)}; "
-                "a factory of your own needs detector.options"
+                f"{f' (did you mean {nearest[0]}?)' if nearest else ''}; write one of "
+                f"{', '.join(known)}, or give a factory of your own its detector.options"
             )
         return value
 

@@ -153,7 +153,7 @@ def test_a_misspelt_factory_is_named_and_nothing_else(written: str, meant: str) 
 def test_a_factory_of_ones_own_takes_options_and_is_told_so() -> None:
     own: dict[str, Any] = {"factory": "mine:build", "options": {"depth": 3}}
     assert isinstance(parse(Recipe, {**content(), "detector": own}, "here").detector, CustomDetectorConfig)
-    with pytest.raises(UserError, match=r"there is no 'mine:build' in this .* of your own needs detector\.options"):
+    with pytest.raises(UserError, match=r"there is no 'mine:build' in this .* of your own its detector\.options"):
         parse(Recipe, {**content(), "detector": {"factory": "mine:build", "depth": 3}}, "here")
     with pytest.raises(UserError, match=r"detector\.depth: unknown key"):
         parse(Recipe, {**content(), "detector": {**own, "depth": 3}}, "here")
