@@ -26,9 +26,9 @@ from sdetr.detector import create_detector
 from sdetr.engine.checkpoint import load_checkpoint
 from sdetr.engine.train import made_with
 from sdetr.errors import UserError
-from sdetr.jobs import backbone_file, run_inputs
 from sdetr.models.backbone import build_backbone, imagenet_weights
 from sdetr.released import check_checksum, load_released
+from sdetr.run_inputs import backbone_file, run_inputs
 from sdetr.strict_json import read_json
 from sdetr.suite import PRETRAINING, Plan
 from sdetr.workload import (

@@ -35,8 +35,9 @@ from sdetr.files import atomic_path, sha256, write_json
 from sdetr.finished import check_trained_on, forget, is_finished, place_for, put_in_place, start_over
 from sdetr.models.trained import trained_detector
 from sdetr.provenance import Record, git_commit
+from sdetr.run_inputs import backbone_file, run_inputs
 from sdetr.structures import Batch
-from sdetr.suite.checks import BUILT_IN_WEIGHTS, check_decoding
+from sdetr.suite.checks import check_decoding
 
 _PRETRAINED = ("backbone.pt",)
 _TRAINED = ("weights.pt", "train.json", "train.csv")
@@ -122,16 +123,20 @@ def train_run(job: Job, identity: RunIdentity, backbone_weights: Path | None, *,
         identity: what the tables call it.
         backbone_weights: the suite's own backbone, for recipes that start from it.
         fresh: start over, whatever was learnt already.
+
+    Raises:
+        UserError: files that are missing or do not fit; a recipe that starts from another backbone.
     """
     with _attempt(job, "train", seed=identity.seed, fresh=fresh) as (stop, record):
 
         def begin() -> dict[str, str] | None:
             check_decoding(job.recipe, job.gpus)
+            backbone = backbone_file(job.recipe, backbone_weights)
             if backbone_weights is not None:
                 forget(backbone_weights.parent, _PRETRAINED)
             if fresh:
                 start_over(job.folder, _TRAINED)
-            inputs = run_inputs(job.dataset.split("train").annotations, backbone_file(job.recipe, backbone_weights))
+            inputs = run_inputs(job.dataset.split("train").annotations, backbone)
             if _is_finished(job, record, "train", identity.seed, inputs, _TRAINED):
                 return None
             record.describe(run=asdict(identity), **_described(job))
@@ -193,24 +198,6 @@ def _write_training(
             "weights_sha256": sha256(place / "weights.pt"),
         },
     )
-
-
-def run_inputs(annotations: Path, backbone_weights: Path | None) -> dict[str, str]:
-    """Hashes of the files that a training starts from: its checkpoints belong to them."""
-    inputs = {"annotations": sha256(annotations)}
-    if backbone_weights is not None:
-        if not backbone_weights.is_file():
-            raise UserError(f"{backbone_weights}: there is no such file; correct the backbone's weights")
-        inputs["backbone_weights"] = sha256(backbone_weights)
-    return inputs
-
-
-def backbone_file(recipe: Recipe, suite_backbone: Path | None) -> Path | None:
-    """The file that a training's backbone starts from: the suite's, or the one that the recipe names."""
-    backbone = getattr(recipe.detector, "backbone", None)
-    if suite_backbone is not None or backbone is None or backbone.weights in BUILT_IN_WEIGHTS:
-        return suite_backbone
-    return Path(backbone.weights)
 
 
 @contextmanager

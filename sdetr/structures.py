@@ -161,7 +161,7 @@ class SetPrediction:
 
 @dataclass(frozen=True, slots=True)
 class Detections:
-    """Detections of one image, best first.
+    """Detections of one image, in the detector's own order, which need not be that of the scores.
 
     Attributes:
         boxes: (N, 4) x0, y0, x1, y1 in pixels of the original image.

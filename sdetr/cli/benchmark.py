@@ -16,7 +16,12 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
     command = add_command(
         commands, "benchmark", _benchmark, "measure this project against its peers here: <device>.csv and a picture"
     )
-    command.add_argument("--out", type=Path, required=True, help="folder of the table and the picture")
+    command.add_argument(
+        "--out",
+        type=Path,
+        default=Path("results/benchmarks"),
+        help="folder of the table and the picture (default: results/benchmarks)",
+    )
     add_device(command, threads=os.cpu_count() or 1)
     command.add_argument(
         "--seconds", type=float, default=20, help="for the rounds of a comparison, 3 at least (default 20)"

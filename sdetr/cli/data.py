@@ -8,13 +8,15 @@ from pathlib import Path
 from sdetr.cli.common import Subparsers, add_command, not_negative, positive
 from sdetr.errors import UserError
 
+_OPTIONS = {"shapes": ("dataset", "processes"), "coco": ("root", "source", "verify")}
+
 
 def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
     """Add this group's commands."""
     prepare = add_command(commands, "prepare", _prepare, "draw a synthetic data set, or download COCO 2017")
     prepare.add_argument("kind", choices=["shapes", "coco"])
     prepare.add_argument("--dataset", type=Path, help="shapes: data set file (config/datasets/*.yaml)")
-    prepare.add_argument("--processes", type=positive, default=1, help="shapes: how many draw at once (default 1)")
+    prepare.add_argument("--processes", type=positive, help="shapes: how many draw at once (default 1)")
     prepare.add_argument(
         "--root", type=Path, help="coco: folder that gets annotations, train2017 and val2017 (41 GB while it unpacks)"
     )
@@ -29,18 +31,26 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
 
 
 def _prepare(options: argparse.Namespace) -> None:
-    if options.kind == "coco":
-        _prepare_coco(options)
-        return
+    for kind, names in _OPTIONS.items():
+        if kind != options.kind and (given := [f"--{name}" for name in names if getattr(options, name)]):
+            raise UserError(
+                f"prepare {options.kind}: does not take {', '.join(given)}, which `prepare {kind}` takes; remove that"
+            )
+    (_prepare_coco if options.kind == "coco" else _prepare_shapes)(options)
+
+
+def _prepare_shapes(options: argparse.Namespace) -> None:
     from sdetr.config import ShapesDataset, read_dataset
-    from sdetr.data.shapes import draw_dataset
+    from sdetr.data.shapes import SPLITS, draw_dataset
 
     if options.dataset is None:
         raise UserError("prepare shapes: --dataset is missing; name a file of config/datasets")
     dataset = read_dataset(options.dataset)
     if not isinstance(dataset, ShapesDataset):
         raise UserError(f"{options.dataset}: kind is {dataset.kind}; only data sets of kind shapes are drawn")
-    draw_dataset(dataset, options.processes)
+    draw_dataset(dataset, options.processes or 1)
+    counts = ", ".join(f"{name} {getattr(dataset, name).images}" for name in SPLITS)
+    print(f"drew {dataset.name} below {dataset.root}; images: {counts}")
 
 
 def _prepare_coco(options: argparse.Namespace) -> None:

@@ -36,7 +36,8 @@ class CocoDataset(Config):
         """Paths of a split, joined to the root."""
         if self.root is None:
             raise UserError(
-                f"coco_root: data set {self.name} does not say where it is; add `--config coco_root=/path/to/coco`"
+                f"coco_root: data set {self.name} does not say where it is; add `--config coco_root=DIR` to snakemake, "
+                "`--coco-root DIR` to sdetr's doctor or estimate, or set root in a copy of the data set's file"
             )
         relative: SplitPaths = getattr(self, name)
         return SplitPaths(annotations=self.root / relative.annotations, images=self.root / relative.images)

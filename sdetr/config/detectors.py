@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from sdetr.config.base import Config, Layers, NonNegativeFloat, PositiveFloat, PositiveInt, Probability, Real, Size
 from sdetr.config.detectron2 import Detectron2FasterRCNNConfig
+from sdetr.strict_json import shorten
 
 
 class BackboneConfig(Config):
@@ -287,16 +289,37 @@ class CustomDetectorConfig(Config):
         "backbone's name"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _takes_options(cls, value: Any) -> Any:
+        """Without ``options``, all other keys would be called unknown where the factory alone is misspelt."""
+        factory = value.get("factory") if isinstance(value, Mapping) else None
+        if isinstance(factory, str) and factory != _PRETRAINER and "options" not in value:
+            known = (*_KINDS, _PRETRAINER)
+            nearest = get_close_matches(factory, known, n=1)
+            raise ValueError(
+                f"factory: there is no {shorten(factory)} in this project"
+                f"{f' (did you mean {nearest[0]}?)' if nearest else ''}; write one of "
+                f"{', '.join(known)}, or give a factory of your own its detector.options"
+            )
+        return value
+
+
+_PRETRAINER = "sdetr.models.pretraining:build"
+_KINDS = {
+    factory: kind
+    for kind, config in (
+        ("stacked_detr", StackedDETRConfig),
+        ("torchvision_faster_rcnn", TorchvisionFasterRCNNConfig),
+        ("detectron2_faster_rcnn", Detectron2FasterRCNNConfig),
+    )
+    for factory in get_args(config.model_fields["factory"].annotation)
+}
+
 
 def _detector_kind(value: Any) -> str:
     factory = value.get("factory") if isinstance(value, Mapping) else getattr(value, "factory", None)
-    if factory in ("sdetr.models.stacked:build", "baselines.detr:build"):
-        return "stacked_detr"
-    if factory in ("baselines.torchvision_faster_rcnn:build", "baselines.torchvision_faster_rcnn:build_v2"):
-        return "torchvision_faster_rcnn"
-    if factory == "baselines.detectron2_faster_rcnn:build":
-        return "detectron2_faster_rcnn"
-    return "custom"
+    return _KINDS.get(factory, "custom") if isinstance(factory, str) else "custom"
 
 
 DetectorConfig = Annotated[

@@ -214,8 +214,8 @@ class EvaluationConfig(Config):
     """How detections are made."""
 
     batch_size: PositiveInt = Field(
-        description="images that are detected on together; SDETR and DETR pad them to one size, which moves AP: a "
-        "column of every table"
+        description="images that are detected on together; SDETR and DETR pad them to one size, which moves AP: "
+        "`eval_batch_size` in detectors.csv and cost.csv"
     )
     precision: Literal["fp32", "bf16"] = Field(
         description="32-bit floats, or bfloat16 where torch's autocast allows it"

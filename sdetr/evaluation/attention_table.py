@@ -48,9 +48,18 @@ def write_costs(rows: Iterable[dict[str, Any]], attention_csv: Path, fit_csv: Pa
         fit_csv: file for the exponents.
     """
     costs = pd.DataFrame(rows, columns=list(COST_COLUMNS))
-    for table, path in ((costs, attention_csv), (fit_exponents(costs), fit_csv)):
-        with atomic_path(path) as temporary:
-            table.to_csv(temporary, index=False, lineterminator="\n", float_format="%.6g")
+    _write(costs, attention_csv)
+    write_fit(costs, fit_csv)
+
+
+def write_fit(costs: pd.DataFrame, fit_csv: Path) -> None:
+    """Write the exponents that `fit_exponents` finds in a table with `COST_COLUMNS`."""
+    _write(fit_exponents(costs), fit_csv)
+
+
+def _write(table: pd.DataFrame, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        table.to_csv(temporary, index=False, lineterminator="\n", float_format="%.6g")
 
 
 def fit_exponents(costs: pd.DataFrame) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from PIL import Image
 
+from sdetr.errors import UserError
+from sdetr.evaluation.annotation_file import read_annotations
 from sdetr.evaluation.plots_common import COLOURS, INK, Subject, Words, picture
-from sdetr.evaluation.results_file import read_results
+from sdetr.evaluation.results_file import is_finite, read_results
 from sdetr.strict_json import read_json
 
 SCORE = 0.5
@@ -49,14 +51,37 @@ class Split:
 
 
 def read_split(annotations: Path, folder: Path) -> Split:
-    """Read COCO annotations.
+    """Read COCO annotations. A category without a name, which scoring does not need, is called by its id.
 
     Raises:
-        UserError: the file is missing or no JSON.
+        UserError: the file is missing or cannot be scored; an image without what it takes to draw it.
     """
+    read_annotations(annotations)
     content = read_json(annotations)
-    names = {category["id"]: (i, category["name"]) for i, category in enumerate(content["categories"])}
+    for image in content["images"]:
+        if missing := [key for key, is_good in _OF_AN_IMAGE.items() if not is_good(image.get(key))]:
+            raise UserError(
+                f"{annotations}: image {image['id']}: has no {missing[0]}, so it cannot be drawn; scoring needs none, "
+                "figures do: add it"
+            )
+    names = {entry["id"]: (i, _name(entry)) for i, entry in enumerate(content["categories"])}
     return Split(sorted(content["images"], key=lambda image: image["id"]), content["annotations"], names, folder)
+
+
+def _name(category: Mapping[str, Any]) -> str:
+    name = category.get("name")
+    return name if isinstance(name, str) and name else f"category {category['id']}"
+
+
+def _is_side(value: Any) -> bool:
+    return is_finite(value) and value > 0
+
+
+_OF_AN_IMAGE: Mapping[str, Callable[[Any], bool]] = {
+    "file_name": lambda value: isinstance(value, str) and bool(value),
+    "width": _is_side,
+    "height": _is_side,
+}
 
 
 def draw_scenes(split: Split, out: Path, subject: Subject) -> None:

@@ -150,7 +150,10 @@ def _pretrained(config: BackboneConfig) -> dict[str, Tensor] | None:
     if config.weights == "none":
         return None
     if config.weights == "suite":
-        raise UserError("detector.backbone.weights: 'suite' needs the file that the suite's pretraining made")
+        raise UserError(
+            "detector.backbone.weights: 'suite' needs the file that the suite's pretraining made (backbone.pt); name "
+            "it with `--backbone-weights FILE`"
+        )
     if config.weights != "imagenet":
         return read_state_dict(Path(config.weights))
     if config.name == "small":

@@ -81,6 +81,27 @@ def test_a_recipe_with_an_unknown_key_is_answered_in_one_line(folder: Path, caps
     assert "detector.drop_out: unknown key" in error
 
 
+@pytest.mark.parametrize(
+    ("name", "weights"), [("demo_detr", "none"), ("demo_detr", "here.pt"), ("demo_backbone", None)]
+)
+def test_a_suites_backbone_is_only_for_recipes_that_ask_for_it(
+    folder: Path, name: str, weights: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = {} if weights is None else {"detector__backbone__weights": weights}
+    status, out = train(folder, f"{name}_{weights}", small.recipe(name, **changes), "--backbone-weights", "given.pt")
+    assert status == 2
+    error = capsys.readouterr().err
+    assert "--backbone-weights given.pt: " in error
+    assert ("the recipe's detector has none" if weights is None else f"weights is {weights}; it is for") in error
+    assert not (out / "weights.pt").exists()
+
+
+def test_a_recipe_of_the_suites_backbone_asks_for_the_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, _ = train(folder, "asks", small.recipe("demo_detr", detector__backbone__weights="suite"))
+    assert status == 2
+    assert "name it with `--backbone-weights FILE`" in capsys.readouterr().err
+
+
 def test_weights_of_another_recipe_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, out = train(folder, "narrow", small.recipe("demo_detr", training__max_steps=1))
     (folder / "wide.yaml").write_text(dump_yaml(small.recipe("demo_detr", detector__queries=13)))

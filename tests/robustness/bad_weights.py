@@ -22,10 +22,10 @@ from sdetr.detector import DetectorModule, create_detector
 from sdetr.engine.checkpoint import Checkpoint, save_checkpoint
 from sdetr.engine.train import made_with
 from sdetr.errors import UserError
-from sdetr.jobs import run_inputs
 from sdetr.models.backbone import load_exactly, read_state_dict
 from sdetr.models.reference_weights import read_reference_state
 from sdetr.models.safe_pickle import read_arrays
+from sdetr.run_inputs import run_inputs
 from tests import small
 from tests.robustness.doors import Case
 from tests.robustness.mutations import cuts, flips
@@ -108,7 +108,9 @@ def trained_from(folder: Path, file: Path) -> Sequence[str]:
 
 def trained_with_suite(folder: Path, file: Path) -> Sequence[str]:
     """`sdetr train --backbone-weights`."""
-    return [*_trained(folder, root() / "recipe.yaml"), "--backbone-weights", str(file)]
+    recipe = small.recipe("demo_detr", training__max_steps=1, training__epochs=1, detector__backbone__weights="suite")
+    (folder / "recipe.yaml").write_text(dump_yaml(recipe))
+    return [*_trained(folder, folder / "recipe.yaml"), "--backbone-weights", str(file)]
 
 
 def resumed(folder: Path, file: Path) -> Sequence[str]:

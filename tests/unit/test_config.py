@@ -131,6 +131,36 @@ def test_stages_that_are_all_wrong_are_not_called_too_few() -> None:
     assert "at least 1" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("baselines.detr:bild", "baselines.detr:build"),
+        ("sdetr.models.stacked.build", "sdetr.models.stacked:build"),
+        ("baselines.torchvision_faster_rcnn:buildv2", "baselines.torchvision_faster_rcnn:build_v2"),
+    ],
+)
+def test_a_misspelt_factory_is_named_and_nothing_else(written: str, meant: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse(Recipe, override(content(), {"detector.factory": written}, "here"), "recipe.yaml")
+    said = str(caught.value)
+    assert said.startswith(
+        f"recipe.yaml: detector.factory: there is no '{written}' in this project (did you mean {meant}?"
+    )
+    assert "baselines.detectron2_faster_rcnn:build, sdetr.models.pretraining:build" in said
+    assert "unknown key" not in said
+
+
+def test_a_factory_of_ones_own_takes_options_and_is_told_so() -> None:
+    own: dict[str, Any] = {"factory": "mine:build", "options": {"depth": 3}}
+    assert isinstance(parse(Recipe, {**content(), "detector": own}, "here").detector, CustomDetectorConfig)
+    with pytest.raises(UserError, match=r"there is no 'mine:build' in this .* of your own its detector\.options"):
+        parse(Recipe, {**content(), "detector": {"factory": "mine:build", "depth": 3}}, "here")
+    with pytest.raises(UserError, match=r"detector\.depth: unknown key"):
+        parse(Recipe, {**content(), "detector": {**own, "depth": 3}}, "here")
+    with pytest.raises(UserError, match=r"^here: detector\.options: is missing"):
+        parse(Recipe, {**content(), "detector": {"factory": "sdetr.models.pretraining:build"}}, "here")
+
+
 def test_one_stage_says_null_where_stages_would_relate() -> None:
     relations = dict.fromkeys(("detector.hand_over", "detector.prediction_heads", "detector.query_embedding"))
     parse(Recipe, override(content(), {"detector.stages": [STAGE], **relations}, "here"), "recipe.yaml")
@@ -245,7 +275,8 @@ def test_files_that_are_no_recipes(tmp_path: Path) -> None:
 
 def test_coco_root_is_asked_for_and_used() -> None:
     path = CONFIG / "datasets" / "coco.yaml"
-    with pytest.raises(UserError, match=r"--config coco_root=/path/to/coco"):
+    asked = r"^coco_root: .*`--config coco_root=DIR` to snakemake, `--coco-root DIR` to sdetr's doctor or estimate"
+    with pytest.raises(UserError, match=asked):
         read_dataset(path).split("train")
     split = read_dataset(path, Path("/data")).split("val")
     assert split.annotations == Path("/data/annotations/instances_val2017.json")

@@ -13,6 +13,7 @@ from PIL import Image
 
 from sdetr.benchmark import machine, run
 from sdetr.benchmark.comparison import Comparison, Scale, Side, Topic, measure
+from sdetr.cli import main
 
 CPU = torch.device("cpu")
 
@@ -81,6 +82,17 @@ def test_the_table_keeps_the_rows_of_topics_that_were_not_asked_for(tmp_path: Pa
     profiled = pd.read_csv(path.with_name(f"{path.stem}_profile.csv"))
     assert profiled["share"].sum() == pytest.approx(1, abs=1e-3)
     assert "aten::mm" in set(profiled["operator"])
+
+
+@pytest.mark.usefixtures("two_topics")
+def test_the_command_writes_where_the_others_are_unless_it_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["benchmark", "--small", "--topics", "scoring", "--seconds", "0"]) == 0
+    written = Path(capsys.readouterr().out.strip())
+    assert written.parent == Path("results/benchmarks")
+    assert written.is_file()
 
 
 @pytest.mark.usefixtures("two_topics")

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sdetr.cli import main
+from sdetr.config import dump_yaml
 from sdetr.data import shapes
 from sdetr.data.coco import CocoImages
 from sdetr.data.shapes import CATEGORIES, draw_dataset, draw_scene
@@ -191,4 +193,30 @@ def test_sizes_that_cannot_be_are_refused_before_anything_is_drawn(tmp_path):
     config = builders.shapes(tmp_path / "new", image_size=64, object_side=(8, 60))
     with pytest.raises(UserError, match=r"size_mix: large objects .* shapes_test, .* object_side 8 to 60"):
         draw_dataset(config)
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_command_says_where_it_drew(tmp_path, capsys):
+    config = builders.shapes(tmp_path / "new")
+    (tmp_path / "shapes.yaml").write_text(dump_yaml(config))
+    assert main(["prepare", "shapes", "--dataset", str(tmp_path / "shapes.yaml")]) == 0
+    assert f"below {tmp_path / 'new'}; images: train 6, val 4" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("shapes", ["--root", "x"]),
+        ("shapes", ["--source", "https://x"]),
+        ("shapes", ["--verify"]),
+        ("coco", ["--dataset", "x.yaml"]),
+        ("coco", ["--processes", "1"]),
+    ],
+)
+def test_the_command_refuses_options_of_the_other_kind(tmp_path, capsys, kind, options):
+    config = builders.shapes(tmp_path / "new")
+    (tmp_path / "shapes.yaml").write_text(dump_yaml(config))
+    own = ["--dataset", str(tmp_path / "shapes.yaml")] if kind == "shapes" else ["--root", str(tmp_path / "new")]
+    assert main(["prepare", kind, *own, *options]) == 2
+    assert f"error: prepare {kind}: does not take {options[0]}, which" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from PIL import Image
 
 from sdetr.errors import UserError
 from sdetr.evaluation import plots_curves, plots_differences, plots_images
+from sdetr.evaluation.annotation_file import read_annotations
 from sdetr.evaluation.coco_metrics import evaluate
 from sdetr.evaluation.plots import draw_figures
 from sdetr.evaluation.plots_common import COLOURS, Subject, Words, looks, picture
@@ -198,6 +200,30 @@ def test_pictures_of_any_coco_annotations(tmp_path: Path) -> None:
     plots_images.draw_detections(split, {"$run$": tmp_path / "found.json"}, tmp_path / "found.png", subject)
     assert "synthetic" not in text_of(tmp_path / "scenes.png")["Title"]
     assert "at least 0.5" in text_of(tmp_path / "found.png")["Description"]
+
+
+def test_what_can_be_scored_but_not_drawn_is_named(tmp_path: Path) -> None:
+    truth = content(images=2)
+    data = write_split(tmp_path, truth)
+    for key in ("file_name", "width", "height"):
+        image = {name: value for name, value in truth["images"][1].items() if name != key}
+        data.annotations.write_text(json.dumps({**truth, "images": [truth["images"][0], image]}))
+        assert len(read_annotations(data.annotations).image_ids) == 2
+        with pytest.raises(UserError, match=rf"annotations\.json: image 20: has no {key}, .*: add it"):
+            plots_images.read_split(data.annotations, data.images)
+    data.annotations.write_text("[]")
+    with pytest.raises(UserError, match=r"annotations\.json: .*give a COCO annotation file"):
+        plots_images.read_split(data.annotations, data.images)
+
+
+def test_a_category_without_a_name_is_drawn_by_its_id(tmp_path: Path) -> None:
+    truth = content(images=2)
+    del truth["categories"][0]["name"]
+    data = write_split(tmp_path, truth)
+    split = plots_images.read_split(data.annotations, data.images)
+    assert split.categories == {8: (0, "category 8"), 3: (1, "three")}
+    plots_images.draw_scenes(split, tmp_path / "scenes.png", Subject("mine", "theirs", synthetic=False))
+    assert (tmp_path / "scenes.png").is_file()
 
 
 def test_only_detections_with_the_score_are_drawn_with_it(tmp_path: Path) -> None:
