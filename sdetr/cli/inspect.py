@@ -17,7 +17,7 @@ def add(commands: Subparsers[argparse.ArgumentParser]) -> None:
     attention.add_argument("--out", type=Path, required=True, help="attention.csv; attention_fit.csv goes beside it")
     add_device(attention, threads=1)
     attention.add_argument(
-        "--seconds", type=float, default=10, help="for repeats; each case is repeated 3 times anyway (default 10)"
+        "--seconds", type=float, default=10, help="for repeats; each case is repeated 5 times anyway (default 10)"
     )
     attention.add_argument(
         "--grids", type=_grid, nargs="+", metavar="HxW", help="tokens (default: layer4 and layer3 of several sizes)"

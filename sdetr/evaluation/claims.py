@@ -30,6 +30,7 @@ CLAIM_COLUMNS = (
     *("seed_low", "seed_high", "seed_method", "low", "high", "n_first", "n_second"),
     *("verdict", "rule", "data", "quote", "source"),
 )
+INTERVAL_WORDS = ("95 % in all", "95 % of the fit", "what repeats leave open")
 NOT_MEASURED: Verdict = "not measured"
 INCONCLUSIVE: Verdict = "inconclusive"
 
@@ -225,6 +226,13 @@ def _departure(planned: PlannedClaims, images: list[int], sides: list[tuple[Clai
     if not found:
         return "", ""
     return "other setting: ", f"; {', '.join(found)}, so this is no verdict on the paper"
+
+
+def interval_words(row: Mapping[Any, Any]) -> str:
+    """What the interval is that a row's verdict rests on, one of `INTERVAL_WORDS`: attention has no seeds."""
+    if not pd.isna(row["n_second"]):
+        return INTERVAL_WORDS[0]
+    return INTERVAL_WORDS[1 if row["measure"] == "exponent" else 2]
 
 
 def format_claims(claims_csv: Path) -> str:

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from sdetr.evaluation.ablations import ABLATION_COLUMNS
-from sdetr.evaluation.claims import CLAIM_COLUMNS
+from sdetr.evaluation.claims import CLAIM_COLUMNS, INTERVAL_WORDS, interval_words
 from sdetr.evaluation.plots_common import COLOURS, INK, QUIET, Subject, Words, legend_below, picture
 from sdetr.evaluation.tables import read_table
 
@@ -37,7 +37,7 @@ _MARKS: Mapping[str, Mapping[str, Any]] = {
     "published rows": {"color": "white", "marker": "*", "markeredgecolor": INK, "markersize": 10, "zorder": 4},
     "95 % over images": {"color": _IMAGES, "linewidth": 6, "alpha": 0.45, "solid_capstyle": "butt"},
     "95 % over seeds": {"color": _SEEDS, "marker": "|", "linewidth": 1.3, "markersize": 9, "markeredgewidth": 1.3},
-    "95 % in all": {"color": INK, "linewidth": 1.1, "marker": "|", "markersize": 4},
+    **{words: {"color": INK, "linewidth": 1.1, "marker": "|", "markersize": 4} for words in INTERVAL_WORDS},
 }
 
 
@@ -50,6 +50,7 @@ class Difference:
     images: Ends | None
     seeds: Ends | None
     whole: Ends | None = None
+    whole_name: str = INTERVAL_WORDS[0]
     claimed: float | None = None
     published: float | None = None
     remark: str = ""
@@ -72,7 +73,7 @@ def draw_claims(claims_csv: Path, out: Path, subject: Subject) -> None:
     words = Words(
         subject.title("What is claimed and what was measured"),
         "A line per claim, by its name in config/claims.yaml, with its verdict at the right. The verdict is about the "
-        "interval in all, the thin line below the others, which holds the noise of images and of seeds. Published "
+        "thin line below the others: of two runs it holds the noise of images and of seeds. Published "
         "rows: the difference of the published numbers. A line without a dot was not measured.",
     )
     heights = [len(lines) + 2.2 for lines in panels.values()]
@@ -122,10 +123,10 @@ def draw_differences(axes: Axes, lines: Sequence[Difference]) -> None:
     """A line per difference, from the top; what was not measured keeps its place, empty."""
     for place, line in enumerate(lines):
         points = {"measured": line.value, "claimed": line.claimed, "published rows": line.published}
-        ranges = {"95 % over images": line.images, "95 % over seeds": line.seeds, "95 % in all": line.whole}
+        ranges = {"95 % over images": line.images, "95 % over seeds": line.seeds, line.whole_name: line.whole}
         for name, end in ranges.items():
             if end is not None:
-                height = place + (0.27 if name == "95 % in all" else 0)
+                height = place + (0.27 if name == line.whole_name else 0)
                 axes.plot(end, [height, height], label=name, **_MARKS[name])
         for name, point in points.items():
             if point is not None:
@@ -167,6 +168,7 @@ def _claims(table: pd.DataFrame) -> list[Difference]:
                 row["claim"],
                 *(_number(row["measured"], scale), _ends(row, "image_", scale), _ends(row, "seed_", scale)),
                 whole=_ends(row, "", scale),
+                whole_name=interval_words(row),
                 claimed=_number(row["claimed"], scale),
                 published=_number(row["published"], scale),
                 remark=row["verdict"],

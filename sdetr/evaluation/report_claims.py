@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from sdetr.evaluation.claims import CLAIM_COLUMNS, NOT_MEASURED
+from sdetr.evaluation.claims import CLAIM_COLUMNS, NOT_MEASURED, interval_words
 from sdetr.evaluation.report_tables import digits, interval, known, records, shown
 from sdetr.evaluation.tables import read_table
 from sdetr.evaluation.verdicts import Verdict
@@ -154,7 +154,7 @@ def _numbers(row: Mapping[str, Any]) -> list[tuple[str, str]]:
         return [(name, say(key)) for name, key in (("claimed", "claimed"), ("published rows", "published")) if say(key)]
     said = {
         "measured": measured,
-        "95 % in all": say_interval(""),
+        interval_words(row): say_interval(""),
         "over images": say_interval("image_"),
         "over seeds": say_interval("seed_"),
         "claimed": say("claimed"),

@@ -73,9 +73,9 @@ def measure_attention(grids: Sequence[Grid], device: torch.device, seconds: floa
 
     The first call of each case warms up and gives its peak memory: on CUDA what torch had allocated, on the CPU what
     torch's allocator gave out, by torch's profiler. Then the cases take turns, so that a slow moment of the machine
-    falls on all of them, until ``seconds`` are shared out: each is repeated at least 5 and at most 30 times. Before each
-    repeat is a call that is not timed: another case left the memory in other pieces, and new pages take as long as the
-    work.
+    falls on all of them, until ``seconds`` are shared out: each is repeated at least 5 and at most 30 times. Each
+    repeat follows a call that is not timed: another case left the memory in other pieces, and new pages can take as
+    long as the work.
 
     Args:
         grids: heights and widths in tokens.

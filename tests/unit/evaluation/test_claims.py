@@ -22,7 +22,7 @@ from sdetr.config import (
 )
 from sdetr.errors import UserError
 from sdetr.evaluation.attention_table import write_costs
-from sdetr.evaluation.claims import CLAIM_COLUMNS, format_claims, write_claims
+from sdetr.evaluation.claims import CLAIM_COLUMNS, format_claims, interval_words, write_claims
 from tests.unit.evaluation.suite_folders import suite_folder
 
 README = Path(__file__).parents[3] / "results" / "README.md"
@@ -271,6 +271,16 @@ def test_the_cost_of_attention_needs_no_runs(tmp_path: Path, exponent: float, ve
     assert (row["measure"], row["no_effect"], row["claimed"]) == ("exponent", 1.5, 1)
     assert row["data"] == "random tokens, fp32, a machine"
     assert "540 to 3350 tokens, 1 head" in row["rule"]
+    assert interval_words(row) == "95 % of the fit"
+
+
+def test_what_repeats_leave_open_is_called_no_confidence(tmp_path: Path) -> None:
+    values = {"a": around(0.4), "b": around(0.4)}
+    results = suite_folder(tmp_path / "mine", values, train_minutes={"a": [8.0, 8.1, 7.9], "b": [10.0, 10.1, 9.9]})
+    ratio = ORDER.model_copy(update={"quantity": "time_ratio_plain_forward_backward", "claimed": None})
+    row = claims(results, ratio, runs=None, attention=attention_files(tmp_path, 2.0))
+    assert interval_words(row) == "what repeats leave open"
+    assert interval_words(claims(results, COST)) == "95 % in all"
 
 
 def test_attention_that_was_not_measured_is_not_measured(tmp_path: Path) -> None:
