@@ -318,6 +318,53 @@ def test_an_ablation_that_cannot_be_is_refused(root: Path, ablation: dict[str, A
         load(root, runs={**one_run(), "released": released(), "theirs": theirs, "changed": ablation})
 
 
+@pytest.mark.parametrize(
+    ("everywhere", "keys", "message"),
+    [
+        (
+            {},
+            {"detector.queries": 4},
+            r"detector\.queries is 4 in its base one too; the run would be its base again; set another value, or",
+        ),
+        (
+            {},
+            {"detector.queries": 5, "detector.stages.0.encoder_heads": 2},
+            r"detector\.stages\.0\.encoder_heads is 2 in its base one too; set the key to another value, or remove it",
+        ),
+        (
+            {},
+            {"detector.stages": RECIPE["detector"]["stages"]},
+            r"detector\.stages is \[\{level: layer3, .* too; the run",
+        ),
+        (
+            {"training.epochs": 3},
+            {"training.epochs": 3},
+            r"training\.epochs is 3 in its base one too, by what the suite sets for all runs; the run would be its",
+        ),
+    ],
+)
+def test_an_ablation_that_changes_nothing_is_refused(
+    root: Path, everywhere: dict[str, Any], keys: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=rf"^mine\.yaml: runs\.changed\.set: {message}") as caught:
+        load(root, set=everywhere, runs={**one_run(), "changed": {"base": "one", "seeds": [1], "set": keys}})
+    assert "\n" not in str(caught.value)
+
+
+def test_an_ablation_may_set_what_its_base_sets_otherwise(root: Path) -> None:
+    base = one_run(**{"training.epochs": 2})
+    again = {"base": "one", "set": {"training.epochs": 1}}
+    plan = load(root, set={"training.batch_size": 1}, runs={**base, "again": again})
+    assert (plan.recipes["one"].training.epochs, plan.recipes["again"].training.epochs) == (2, 1)
+
+
+def test_an_ablation_of_another_family_says_which_keys_its_base_lacks(root: Path) -> None:
+    other = {"detector": {**PRETRAINER, "options": {"backbone": "small", "deep": 1}}, "detector.options.deep": True}
+    write(load(root, runs={**one_run(), "other": {"base": "one", "set": other}}))
+    (ablation,) = read_yaml(root / "results/micro/ablations.yaml")["ablations"]
+    assert ablation["changes"].endswith("; detector.options.deep: (not there) -> true")
+
+
 def test_attention_is_pictured_of_a_run_that_has_some(root: Path) -> None:
     (stage,) = RECIPE["detector"]["stages"]
     bare = {**stage, "encoder_layers": 0, "encoder_heads": None}
