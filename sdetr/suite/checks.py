@@ -26,6 +26,7 @@ def check_plan(plan: Plan, dataset_file: Path, where: str) -> None:
     _check_released(plan, where)
     _check_results_files(plan, where)
     _check_curves(plan, where)
+    _check_pretraining_is_used(plan, where)
     _check_gpus(plan, where)
 
 
@@ -143,12 +144,24 @@ def _check_pretraining(plan: Plan, where: str) -> None:
         raise UserError(
             f"{where}: pretraining: data set {plan.dataset.name} has no pretraining split; set pretraining to null"
         )
-    for run in plan.trained:
-        if plan.backbone_weights(run) == "suite" and plan.pretraining is None:
-            raise UserError(
-                f"{where}: runs.{run}: detector.backbone.weights is suite, but the suite's pretraining is null; "
-                "name a pretraining recipe or choose other weights"
-            )
+    users = _start_from_pretraining(plan)
+    if users and plan.pretraining is None:
+        raise UserError(
+            f"{where}: runs.{users[0]}: detector.backbone.weights is suite, but the suite's pretraining is null; "
+            "name a pretraining recipe or choose other weights"
+        )
+
+
+def _start_from_pretraining(plan: Plan) -> list[str]:
+    return [run for run in plan.trained if plan.backbone_weights(run) == "suite"]
+
+
+def _check_pretraining_is_used(plan: Plan, where: str) -> None:
+    if plan.pretraining is not None and not _start_from_pretraining(plan):
+        raise UserError(
+            f"{where}: pretraining: no run that is trained starts from it, so it would not be done; set it to null, or "
+            "detector.backbone.weights of a run to suite"
+        )
 
 
 def _check_backbone_files(plan: Plan, where: str) -> None:

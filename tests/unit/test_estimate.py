@@ -60,7 +60,10 @@ def test_an_optimizer_without_second_moments_takes_less() -> None:
 
 
 def test_the_count_of_a_data_set_that_is_not_drawn_comes_from_its_file(tmp_path: Path) -> None:
-    recipes = {"detr": small.recipe("demo_detr"), "rcnn": small.recipe("demo_faster_rcnn", training__batch_size=3)}
+    recipes = {
+        "detr": small.recipe("demo_detr", detector__backbone__weights="suite"),
+        "rcnn": small.recipe("demo_faster_rcnn", training__batch_size=3),
+    }
     suite = shapes_suite(
         tmp_path,
         {**recipes, "backbone": small.recipe("demo_backbone")},

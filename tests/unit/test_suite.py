@@ -143,6 +143,14 @@ def test_what_a_suite_plans_no_more_is_removed_and_nothing_else(root: Path) -> N
             {"pretraining": None},
             r"^mine.yaml: runs.one: detector.backbone.weights is suite, but .* pretraining is null",
         ),
+        (
+            {"runs": one_run(**{"detector.backbone.weights": "none"})},
+            r"^mine.yaml: pretraining: no run that is trained starts from it, so it would not be done; set it to null,",
+        ),
+        (
+            {"runs": {"theirs": released(str(Path(__file__)))}},
+            r"^mine.yaml: pretraining: no run that is trained starts",
+        ),
         ({"runs": {"pretraining": SUITE["runs"]["one"]}}, r"^mine.yaml: runs.pretraining: this name is"),
         ({"runs": one_run(**{"training.epoch": 1})}, r"^mine.yaml: runs.one: set.training.epoch: the recipe has no"),
         (
