@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import math
 from pathlib import Path
+from typing import Literal
 
 from sdetr.config import Recipe, ReleasedConfig, ShapesDataset
 from sdetr.errors import UserError
 from sdetr.strict_json import exists, is_file, shorten, shown
+from sdetr.suite.factories import check_factory
 from sdetr.suite.plan import PRETRAINING, Plan
 
 BUILT_IN_WEIGHTS = ("none", "imagenet", "suite")
@@ -27,6 +29,8 @@ def check_plan(plan: Plan, dataset_file: Path, where: str) -> None:
     _check_results_files(plan, where)
     _check_curves(plan, where)
     _check_pretraining_is_used(plan, where)
+    _check_factories(plan, where)
+    _check_batch_sizes(plan, where)
     _check_gpus(plan, where)
 
 
@@ -40,12 +44,37 @@ def check_decoding(recipe: Recipe, gpus: int, where: str = "") -> None:
         raise UserError(f"{where}transforms.train.decode: gpu needs a GPU, and gpus is 0; set it to cpu, or gpus to 1")
 
 
-def _check_gpus(plan: Plan, where: str) -> None:
-    recipes = {f"runs.{run}": plan.recipes[run] for run in plan.trained}
+def _trainings(plan: Plan) -> list[tuple[str, Recipe, Literal["train", "pretraining"]]]:
+    """What is trained: its key in the suite, its recipe, and the split that it is trained on."""
+    found: list[tuple[str, Recipe, Literal["train", "pretraining"]]] = [
+        (f"runs.{run}", plan.recipes[run], "train") for run in plan.trained
+    ]
+    return found if plan.pretraining is None else [*found, (PRETRAINING, plan.pretraining, "pretraining")]
+
+
+def _check_factories(plan: Plan, where: str) -> None:
     if plan.pretraining is not None:
-        recipes[PRETRAINING] = plan.pretraining
+        check_factory(plan.pretraining, f"{where}: {PRETRAINING}")
+    for run, recipe in plan.recipes.items():
+        check_factory(recipe, f"{where}: runs.{run}")
+
+
+def _check_batch_sizes(plan: Plan, where: str) -> None:
+    """How many images a data set of COCO's kind has only its annotations say: `sdetr doctor` reads them."""
+    if not isinstance(plan.dataset, ShapesDataset):
+        return
+    for key, recipe, split in _trainings(plan):
+        images, size = getattr(plan.dataset, split).images, recipe.training.batch_size
+        if size > images:
+            raise UserError(
+                f"{where}: {key}: training.batch_size {size} is more than the {images} images that {split} of data "
+                f"set {plan.dataset.name} has; make it smaller"
+            )
+
+
+def _check_gpus(plan: Plan, where: str) -> None:
     gpus = plan.suite.gpus
-    for key, recipe in recipes.items():
+    for key, recipe, _ in _trainings(plan):
         check_decoding(recipe, gpus, f"{where}: {key}: ")
         if gpus > 1 and recipe.training.batch_size % gpus:
             raise UserError(

@@ -30,6 +30,8 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tree.write("config/recipes/first.yaml", RECIPE)
     tree.write("config/recipes/second.yaml", {**RECIPE, "model": "DETR"})
     tree.write("config/recipes/backbone.yaml", {**RECIPE, "detector": PRETRAINER})
+    training = {**RECIPE["training"], "batch_size": 9}
+    tree.write("config/recipes/many.yaml", {**RECIPE, "detector": PRETRAINER, "training": training})
     (tmp_path / "config/published.csv").write_text(PUBLISHED)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -65,10 +67,10 @@ def ages(folder: Path) -> dict[str, int]:
 
 
 def test_a_run_overrides_the_suite_which_overrides_the_recipe(root: Path) -> None:
-    everywhere = {"training.epochs": 3, "training.batch_size": 8}
+    everywhere = {"training.epochs": 3, "training.batch_size": 1}
     plan = load(root, set=everywhere, runs=one_run(**{"training.epochs": 5}))
     assert plan.recipes["one"].training.epochs == 5
-    assert plan.recipes["one"].training.batch_size == 8
+    assert plan.recipes["one"].training.batch_size == 1
     assert plan.pretraining is not None
     assert plan.pretraining.training.epochs == 3
 
@@ -133,7 +135,7 @@ def test_what_a_suite_plans_no_more_is_removed_and_nothing_else(root: Path) -> N
         ({"dataset": "mini"}, r"^mine.yaml: dataset: there is no .*mini.yaml; .* holds coco, micro$"),
         (
             {"runs": {"one": {"recipe": "third", "seeds": [0]}}},
-            r"runs.one.recipe: there is no .*third.yaml; .* holds backbone, first, second$",
+            r"runs.one.recipe: there is no .*third.yaml; .* holds backbone, first, many, second$",
         ),
         (
             {"pretraining": {"recipe": "third", "seed": 0}},
@@ -152,6 +154,14 @@ def test_what_a_suite_plans_no_more_is_removed_and_nothing_else(root: Path) -> N
             r"^mine.yaml: pretraining: no run that is trained starts",
         ),
         ({"runs": {"pretraining": SUITE["runs"]["one"]}}, r"^mine.yaml: runs.pretraining: this name is"),
+        (
+            {"runs": {**SUITE["runs"], **one_run(**{"training.batch_size": 3})}},
+            r"^mine.yaml: runs.one: training.batch_size 3 is more than the 2 images that train of data set micro has; ",
+        ),
+        (
+            {"pretraining": {"recipe": "many", "seed": 0}},
+            r"^mine.yaml: pretraining: training.batch_size 9 is more than the 2 images that pretraining of data set mi",
+        ),
         ({"runs": one_run(**{"training.epoch": 1})}, r"^mine.yaml: runs.one: set.training.epoch: the recipe has no"),
         (
             {"runs": one_run(**{"detector.stages.0.decoder_heads": 3})},
@@ -324,6 +334,31 @@ def test_an_ablation_that_cannot_be_is_refused(root: Path, ablation: dict[str, A
     theirs = {"results_file": "theirs.json", "model": "Theirs", "source": "a program"}
     with pytest.raises(UserError, match=message):
         load(root, runs={**one_run(), "released": released(), "theirs": theirs, "changed": ablation})
+
+
+@pytest.mark.parametrize("module", ["nope.detr", "torch.nope", "loud.nope", "loud.part.nope", "nope"])
+def test_a_factory_whose_module_is_nowhere_is_refused(root: Path, module: str) -> None:
+    _write_loud(root)
+    custom = {"detector": {"factory": f"{module}:build", "options": {}}}
+    said = rf"^mine\.yaml: runs\.custom: detector\.factory: {module}:build cannot be imported \(there is no module "
+    with pytest.raises(UserError, match=said):
+        load(root, runs={**one_run(), "custom": one_run(**custom)["one"]})
+
+
+@pytest.mark.parametrize("module", ["loud", "loud.part", "bare.part", "json.decoder"])
+def test_a_factory_in_the_current_folder_is_found_and_not_run(root: Path, module: str) -> None:
+    _write_loud(root)
+    (root / "bare").mkdir()
+    (root / "bare/part.py").write_text("raise RuntimeError")
+    custom = {"detector": {"factory": f"{module}:build", "options": {}}}
+    assert "custom" in load(root, runs={**one_run(), "custom": one_run(**custom)["one"]}).trained
+
+
+def _write_loud(root: Path) -> None:
+    """A package that tells when it is imported."""
+    (root / "loud").mkdir()
+    for name in ("__init__", "part"):
+        (root / f"loud/{name}.py").write_text("raise RuntimeError")
 
 
 @pytest.mark.parametrize(
