@@ -153,9 +153,7 @@ def _check_released(plan: Plan, where: str) -> None:
 def _check_annotations(plan: Plan, dataset_file: Path) -> None:
     if isinstance(plan.dataset, ShapesDataset):
         return
-    # Nothing but the validation images is needed where nothing is trained.
-    needed = plan.splits if plan.trained else {"val": plan.splits["val"]}
-    for name, split in needed.items():
+    for name, split in plan.needed_splits.items():
         for key in ("annotations", "images"):
             path = getattr(split, key)
             if not exists(path):
