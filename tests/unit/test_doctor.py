@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator
 from functools import partial
 from importlib.metadata import PackageNotFoundError
@@ -21,7 +19,6 @@ from sdetr.cli import main
 from sdetr.config import BackboneConfig, Recipe, override, parse
 from sdetr.data.labels import LabelMap
 from sdetr.doctor import examine, weights
-from sdetr.doctor.disk import places
 from sdetr.doctor.finding import Finding
 from sdetr.doctor.recipes import category_finding
 from sdetr.jobs import Job, RunIdentity, train_run
@@ -31,7 +28,6 @@ from sdetr.worst_step import Attempt, MemoryReport
 from tests import small
 from tests.unit.data.builders import COCO_SAMPLE
 from tests.unit.data.file_server import serving
-from tests.unit.data.test_download import DiskUsage
 from tests.unit.planned import coco_suite, results_file_suite, shapes_suite
 
 IMAGENET = imagenet_weights("resnet50")
@@ -208,40 +204,6 @@ def test_released_weights_alone_need_the_validation_images_alone(tmp_path: Path)
     assert errors(found) == ["released weights, theirs"]  # a.pth is empty
 
 
-@pytest.mark.parametrize("file", ["results", "results/tiny"])
-def test_a_file_where_results_have_to_be_is_an_error(tmp_path: Path, file: str) -> None:
-    suite = shapes_suite(tmp_path, {"detr": small.recipe("demo_detr")}, drawn=True)
-    (tmp_path / file).parent.mkdir(exist_ok=True)
-    (tmp_path / file).write_text("in the way")
-    found = said(suite)
-    assert errors(found) == ["disk, results/tiny"]
-    assert "is a file, where there has to be a folder; mend that, start from another folder," in (
-        found["disk, results/tiny"].text
-    )
-
-
-def test_each_folder_that_is_written_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def read_only(*_: object, dir: Path, **__: object) -> None:  # noqa: A002 - tempfile's own name
-        tried.append(dir)
-        raise OSError(errno.EROFS, "Read-only file system")
-
-    tried: list[Path] = []
-    recipe = small.recipe("demo_detr")
-    weights_of = {"weights": "https://localhost:9/a-01234567.pth", "sha256": "01234567"}
-    runs = {
-        "detr": {"recipe": "detr", "seeds": [0]},
-        "theirs": {"recipe": "detr", "seeds": [0], "released": weights_of},
-    }
-    plan = read_plan(shapes_suite(tmp_path, {"detr": recipe}, drawn=False, runs=runs), None)
-    assert list(places(plan)) == []
-    assert not any(path.name.startswith(".sdetr") for path in tmp_path.iterdir())
-    monkeypatch.setattr("tempfile.NamedTemporaryFile", read_only)
-    found = {finding.subject: finding for finding in places(plan)}
-    assert errors(found) == ["disk, results/tiny", f"disk, {tmp_path / 'data'}", "disk, data/weights"]
-    assert f"nothing can be written to {tmp_path} (Read-only file system); " in found["disk, results/tiny"].text
-    assert tried == [tmp_path, tmp_path, tmp_path]
-
-
 def test_the_worst_step_of_the_pretraining_has_the_cores_that_the_workflow_gives_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,13 +238,6 @@ def _version(has_detectron2: bool, package: str) -> str:
     if package == "detectron2" and not has_detectron2:
         raise PackageNotFoundError(package)
     return "0.6"
-
-
-def test_too_little_space_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    suite = shapes_suite(tmp_path, {"detr": small.recipe("demo_detr")}, drawn=True)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: DiskUsage(0, 0, 1000))
-    assert "GB more" in said(suite)["disk"].text
-    assert errors(said(suite)) == ["disk"]
 
 
 @pytest.mark.parametrize(("wanted", "visible", "level"), [(1, 0, "ERROR"), (0, 1, "WARNING"), (1, 2, "ok")])

@@ -159,6 +159,10 @@ def test_what_a_suite_plans_no_more_is_removed_and_nothing_else(root: Path) -> N
             r"^mine.yaml: runs.one: training.batch_size 3 is more than the 2 images that train of data set micro has; ",
         ),
         (
+            {"runs": {**SUITE["runs"], **one_run(detector={"factory": "nope.detr:build", "options": {}})}},
+            r"^mine.yaml: runs.one: detector.factory: nope.detr:build cannot be imported \(there is no module ",
+        ),
+        (
             {"pretraining": {"recipe": "many", "seed": 0}},
             r"^mine.yaml: pretraining: training.batch_size 9 is more than the 2 images that pretraining of data set mi",
         ),
@@ -334,78 +338,6 @@ def test_an_ablation_that_cannot_be_is_refused(root: Path, ablation: dict[str, A
     theirs = {"results_file": "theirs.json", "model": "Theirs", "source": "a program"}
     with pytest.raises(UserError, match=message):
         load(root, runs={**one_run(), "released": released(), "theirs": theirs, "changed": ablation})
-
-
-@pytest.mark.parametrize("module", ["nope.detr", "torch.nope", "loud.nope", "loud.part.nope", "nope"])
-def test_a_factory_whose_module_is_nowhere_is_refused(root: Path, module: str) -> None:
-    _write_loud(root)
-    custom = {"detector": {"factory": f"{module}:build", "options": {}}}
-    said = rf"^mine\.yaml: runs\.custom: detector\.factory: {module}:build cannot be imported \(there is no module "
-    with pytest.raises(UserError, match=said):
-        load(root, runs={**one_run(), "custom": one_run(**custom)["one"]})
-
-
-@pytest.mark.parametrize("module", ["loud", "loud.part", "bare.part", "json.decoder"])
-def test_a_factory_in_the_current_folder_is_found_and_not_run(root: Path, module: str) -> None:
-    _write_loud(root)
-    (root / "bare").mkdir()
-    (root / "bare/part.py").write_text("raise RuntimeError")
-    custom = {"detector": {"factory": f"{module}:build", "options": {}}}
-    assert "custom" in load(root, runs={**one_run(), "custom": one_run(**custom)["one"]}).trained
-
-
-def _write_loud(root: Path) -> None:
-    """A package that tells when it is imported."""
-    (root / "loud").mkdir()
-    for name in ("__init__", "part"):
-        (root / f"loud/{name}.py").write_text("raise RuntimeError")
-
-
-@pytest.mark.parametrize(
-    ("everywhere", "keys", "message"),
-    [
-        (
-            {},
-            {"detector.queries": 4},
-            r"detector\.queries is 4 in its base one too; the run would be its base again; set another value, or",
-        ),
-        (
-            {},
-            {"detector.queries": 5, "detector.stages.0.encoder_heads": 2},
-            r"detector\.stages\.0\.encoder_heads is 2 in its base one too; set the key to another value, or remove it",
-        ),
-        (
-            {},
-            {"detector.stages": RECIPE["detector"]["stages"]},
-            r"detector\.stages is \[\{level: layer3, .* too; the run",
-        ),
-        (
-            {"training.epochs": 3},
-            {"training.epochs": 3},
-            r"training\.epochs is 3 in its base one too, by what the suite sets for all runs; the run would be its",
-        ),
-    ],
-)
-def test_an_ablation_that_changes_nothing_is_refused(
-    root: Path, everywhere: dict[str, Any], keys: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(UserError, match=rf"^mine\.yaml: runs\.changed\.set: {message}") as caught:
-        load(root, set=everywhere, runs={**one_run(), "changed": {"base": "one", "seeds": [1], "set": keys}})
-    assert "\n" not in str(caught.value)
-
-
-def test_an_ablation_may_set_what_its_base_sets_otherwise(root: Path) -> None:
-    base = one_run(**{"training.epochs": 2})
-    again = {"base": "one", "set": {"training.epochs": 1}}
-    plan = load(root, set={"training.batch_size": 1}, runs={**base, "again": again})
-    assert (plan.recipes["one"].training.epochs, plan.recipes["again"].training.epochs) == (2, 1)
-
-
-def test_an_ablation_of_another_family_says_which_keys_its_base_lacks(root: Path) -> None:
-    other = {"detector": {**PRETRAINER, "options": {"backbone": "small", "deep": 1}}, "detector.options.deep": True}
-    write(load(root, runs={**one_run(), "other": {"base": "one", "set": other}}))
-    (ablation,) = read_yaml(root / "results/micro/ablations.yaml")["ablations"]
-    assert ablation["changes"].endswith("; detector.options.deep: (not there) -> true")
 
 
 def test_attention_is_pictured_of_a_run_that_has_some(root: Path) -> None:
