@@ -33,6 +33,7 @@ from sdetr.workload import (
     Data,
     DiskUse,
     Workload,
+    cores,
     disk_use,
     grouped,
     is_there,
@@ -40,6 +41,7 @@ from sdetr.workload import (
     part_of_one_gpu,
     planned_steps,
     readable_data,
+    threads_of,
     without_pretrained_weights,
     workloads,
 )
@@ -104,6 +106,7 @@ def estimate(plan: Plan, steps: int) -> Iterator[RunEstimate]:
     _warn_if_busy()
     with readable_data(plan) as data:
         for group in grouped(loads).values():
+            torch.set_num_threads(share_of(threads_of(group[0], suite), max(suite.gpus, 1)))
             burst, detector = _measure(group[0], data, device, steps)
             for load in group:
                 yield _run_estimate(load, data, burst, detector)
@@ -305,6 +308,8 @@ def _assumptions(rows: Sequence[RunEstimate], plan: Plan) -> list[str]:
             f"{', '.join(compiled)}: measured with detector.compile none; what compiling each shape of a batch "
             "takes, and what it then saves, is not measured, and not in these times."
         )
+    if plan.pretraining is not None:
+        lines.append(f"pretraining: measured with all {cores()} cores of this machine, as the workflow gives it all.")
     if suite.gpus > 1:
         lines.append(
             "A step was measured on one GPU, with its part of the batch; what the GPUs tell each other in it is not "

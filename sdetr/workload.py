@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from sdetr.config import CocoDataset, Recipe, ShapesDataset, SplitPaths, read_yaml
+from sdetr.config import CocoDataset, Recipe, ShapesDataset, SplitPaths, Suite, read_yaml
 from sdetr.data.coco import CocoImages
 from sdetr.data.loader import steps_per_epoch
 from sdetr.data.shapes import draw_dataset
@@ -86,6 +87,16 @@ def workloads(plan: Plan) -> list[Workload]:
     if plan.pretraining is not None and plan.suite.pretraining is not None:
         found.insert(0, Workload(PRETRAINING, plan.pretraining, (plan.suite.pretraining.seed,), "pretraining"))
     return found
+
+
+def threads_of(load: Workload, suite: Suite) -> int:
+    """CPU threads that the workflow gives it: the pretraining takes every core, as everything else waits for it."""
+    return cores() if load.split == "pretraining" else suite.threads
+
+
+def cores() -> int:
+    """CPU cores that this process may use, as `snakemake --cores all` counts them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,8 @@ def _prepare_coco(options: argparse.Namespace) -> None:
 
 def _check(options: argparse.Namespace) -> None:
     from sdetr.config import read_dataset
-    from sdetr.data.checks import check_dataset
+    from sdetr.data.checks import check_dataset, split_names
     from sdetr.files import write_json
 
-    write_json(options.out, check_dataset(read_dataset(options.dataset), options.decode))
+    dataset = read_dataset(options.dataset)
+    write_json(options.out, check_dataset(dataset, options.decode, split_names(dataset)))

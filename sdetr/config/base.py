@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,6 +36,16 @@ Size = Annotated[Whole, Field(gt=0, le=65_536)]
 Layers = Annotated[Whole, Field(ge=0, le=1000)]
 # Names become folders, and a folder's name has at most 255 bytes.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=100)]
+
+
+def check_once(key: str, values: Sequence[Any]) -> None:
+    """Refuse a list in which a value stands twice, where the second has no effect or doubles the first.
+
+    Raises:
+        ValueError: it does.
+    """
+    if twice := [value for number, value in enumerate(values) if value in values[:number]]:
+        raise ValueError(f"{key}: {twice[0]} is listed twice; remove one")
 
 
 class Config(BaseModel):

@@ -8,7 +8,17 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from sdetr.config.base import Config, Layers, NonNegativeFloat, PositiveFloat, PositiveInt, Probability, Real, Size
+from sdetr.config.base import (
+    Config,
+    Layers,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
+    Real,
+    Size,
+    check_once,
+)
 from sdetr.config.detectron2 import Detectron2FasterRCNNConfig
 from sdetr.strict_json import shorten
 
@@ -38,6 +48,7 @@ class BackboneConfig(Config):
             raise ValueError(
                 f"frozen: {self.name} has no {', '.join(sorted(unknown))}; it has {', '.join(self.levels)}"
             )
+        check_once("frozen", self.frozen)
         return self
 
     @property
@@ -47,11 +58,18 @@ class BackboneConfig(Config):
 
     def check_read(self, read: Sequence[str], nothing_reads: str) -> None:
         """Refuse a setting of a level beyond the last that is read."""
-        unread = self.levels[max(self.levels.index(level) for level in read) + 1 :]
+        unread = self.levels[self._depth(read) :]
         if in_vain := set(self.frozen) & set(unread):
             raise ValueError(f"backbone.frozen: {nothing_reads} {', '.join(sorted(in_vain))}; remove it here")
         if self.dilation and "layer4" in unread:
             raise ValueError(f"backbone.dilation: it changes layer4, which {nothing_reads}; set it to false")
+
+    def is_trained(self, read: Sequence[str]) -> bool:
+        """Whether there is anything to train up to the last level that is read; beyond it, nothing is built."""
+        return bool({"stem", *self.levels[: self._depth(read)]} - set(self.frozen))
+
+    def _depth(self, read: Sequence[str]) -> int:
+        return max(self.levels.index(level) for level in read) + 1
 
 
 class StageConfig(Config):
@@ -109,10 +127,14 @@ class SetLossConfig(Config):
     )
 
     @model_validator(mode="after")
-    def _some_cost(self) -> SetLossConfig:
+    def _some_weight(self) -> SetLossConfig:
         if self.match_class_weight == self.match_l1_weight == self.match_giou_weight == 0:
             raise ValueError(
                 "match_class_weight, match_l1_weight and match_giou_weight are all 0: nothing decides a match"
+            )
+        if self.class_weight == self.l1_weight == self.giou_weight == 0:
+            raise ValueError(
+                "class_weight, l1_weight and giou_weight are all 0: no query would be trained; give one a weight"
             )
         return self
 
@@ -201,6 +223,11 @@ class StackedDETRConfig(Config):
             )
         return self
 
+    @property
+    def trains_backbone(self) -> bool:
+        """Whether its backbone has weights that are trained."""
+        return self.backbone.is_trained([stage.level for stage in self.stages])
+
     @model_validator(mode="after")
     def _null_where_nothing_is_decided(self) -> StackedDETRConfig:
         said = {key: getattr(self, key) for key in ("hand_over", "prediction_heads", "query_embedding")}
@@ -275,7 +302,13 @@ class TorchvisionFasterRCNNConfig(Config):
                 f"anchor_sizes: {len(self.anchor_sizes)} sizes for {len(self.levels)} levels and the pooled top; "
                 f"give {len(self.levels) + 1}"
             )
+        check_once("anchor_ratios", self.anchor_ratios)
         return self
+
+    @property
+    def trains_backbone(self) -> bool:
+        """Whether its backbone has weights that are trained."""
+        return self.backbone.is_trained(self.levels)
 
 
 class CustomDetectorConfig(Config):

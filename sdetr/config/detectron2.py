@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from sdetr.config.base import Config, NonNegativeFloat, PositiveFloat, PositiveInt, Probability, Real, Size
+from sdetr.config.base import Config, NonNegativeFloat, PositiveFloat, PositiveInt, Probability, Real, Size, check_once
 
+_PARTS = ("stem", "res2", "res3", "res4", "res5")
 _PYRAMID_LEVELS = 5
 
 
@@ -30,7 +31,7 @@ class Detectron2BackboneConfig(Config):
     def _possible(self) -> Detectron2BackboneConfig:
         if self.weights in ("imagenet", "suite"):
             raise ValueError(f"weights: {self.weights} is not detectron2's; give none or a file, as from {self.obtain}")
-        if self.frozen != ("stem", "res2", "res3", "res4", "res5")[: len(self.frozen)]:
+        if self.frozen != _PARTS[: len(self.frozen)]:
             raise ValueError("frozen: detectron2 freezes from the stem on; write stem first, and leave no level out")
         return self
 
@@ -110,4 +111,12 @@ class Detectron2FasterRCNNConfig(Config):
             raise ValueError(
                 f"anchor_sizes: {len(self.anchor_sizes)} sizes for {_PYRAMID_LEVELS} levels of a pyramid; give one each"
             )
+        check_once("anchor_ratios", self.anchor_ratios)
+        if self.neck == "dc5":
+            check_once("anchor_sizes", self.anchor_sizes)
         return self
+
+    @property
+    def trains_backbone(self) -> bool:
+        """Whether its backbone has weights that are trained: pyramid and DC5 read all of it."""
+        return self.backbone.frozen != _PARTS

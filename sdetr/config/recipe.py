@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from sdetr.config.base import (
     Config,
@@ -19,7 +19,7 @@ from sdetr.config.base import (
     Real,
     Size,
 )
-from sdetr.config.detectors import BackboneConfig, DetectorConfig
+from sdetr.config.detectors import DetectorConfig
 
 
 class ShortestSide(Config):
@@ -32,6 +32,16 @@ class ShortestSide(Config):
         description="most pixels of the longer side; the shorter gets fewer where that needs it; null: no limit"
     )
 
+    @model_validator(mode="after")
+    def _can_be(self) -> ShortestSide:
+        beyond = [side for side in self.shortest if self.longest is not None and side > self.longest]
+        if beyond:
+            raise ValueError(
+                f"shortest: {beyond[0]} is more than longest, {self.longest}, so no image would get it; make it "
+                "smaller, or longest larger"
+            )
+        return self
+
 
 class Square(Config):
     """Resize to ``square`` x ``square`` pixels; the aspect ratio is not kept (the paper's small-scale setting)."""
@@ -41,7 +51,14 @@ class Square(Config):
     )
 
 
-Resize = ShortestSide | Square
+def _resize_kind(value: Any) -> str:
+    keys = value if isinstance(value, Mapping) else getattr(value, "__dict__", {})
+    return "Square" if "square" in keys else "ShortestSide"
+
+
+Resize = Annotated[
+    Annotated[ShortestSide, Tag("ShortestSide")] | Annotated[Square, Tag("Square")], Discriminator(_resize_kind)
+]
 
 
 class CropConfig(Config):
@@ -124,6 +141,8 @@ def _check_drops(key: str, drops: tuple[int, ...], factor: float | None) -> None
         raise ValueError(f"{key}: write each once, in ascending order")
     if bool(drops) != (factor is not None):
         raise ValueError(f"factor: takes a number where there are {key}, and null where there are none")
+    if factor == 1:
+        raise ValueError(f"factor: 1 changes nothing at the {key}; give another, or no {key} and null here")
 
 
 class StepSchedule(Config):
@@ -173,6 +192,8 @@ class StepCountSchedule(Config):
             raise ValueError(
                 "warmup_factor: takes a number where there are warmup_steps, and null where there are none"
             )
+        if self.warmup_factor == 1:
+            raise ValueError("warmup_factor: 1 warms nothing up; make it smaller, or warmup_steps 0 and null here")
         if self.drop_steps and self.drop_steps[0] < self.warmup_steps:
             raise ValueError(f"drop_steps: {self.drop_steps[0]} is within the {self.warmup_steps} steps of warm-up")
         return self
@@ -250,10 +271,12 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _rates_have_weights(self) -> Recipe:
-        backbone, rate = getattr(self.detector, "backbone", None), self.optimizer.backbone_learning_rate
-        if isinstance(backbone, BackboneConfig) and {"stem", *backbone.levels} == set(backbone.frozen) and rate:
+        rate = self.optimizer.backbone_learning_rate
+        # Of a detector of the user's, nothing is known.
+        if rate and not getattr(self.detector, "trains_backbone", True):
             raise ValueError(
-                f"optimizer.backbone_learning_rate: says {rate:g}, but the whole backbone is frozen; set it to 0"
+                f"optimizer.backbone_learning_rate: says {rate:g}, but all of the backbone that is read is frozen; "
+                "set it to 0"
             )
         return self
 

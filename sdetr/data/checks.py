@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,13 @@ from sdetr.errors import UserError
 _AREA_LIMITS = (32**2, 96**2)
 
 
-def check_dataset(config: CocoDataset | ShapesDataset, decode: int) -> dict[str, Any]:
-    """Check every split; ``decode`` images of each are decoded whole, evenly spaced, all others by their header only.
+def split_names(config: CocoDataset | ShapesDataset) -> tuple[str, ...]:
+    """Every split that a data set has."""
+    return ("train", "val", "monitor", *(["pretraining"] if isinstance(config, ShapesDataset) else []))
+
+
+def check_dataset(config: CocoDataset | ShapesDataset, decode: int, names: Sequence[str]) -> dict[str, Any]:
+    """Check these splits; ``decode`` images of each are decoded whole, evenly spaced, others by their header only.
 
     Returns:
         Counts of each split by its name: see `check_split`.
@@ -33,13 +38,13 @@ def check_dataset(config: CocoDataset | ShapesDataset, decode: int) -> dict[str,
     Raises:
         UserError: as `check_split`; or two splits do not have the same categories.
     """
-    names = ["train", "val", "monitor"] + (["pretraining"] if isinstance(config, ShapesDataset) else [])
     splits: dict[str, SplitPaths] = {name: config.split(name) for name in names}  # type: ignore[arg-type]
     report = {name: check_split(split, decode) for name, split in splits.items()}
-    for name in names[1:]:
+    first, *others = names
+    for name in others:
         _check_same_categories(
-            splits["train"].annotations,
-            report["train"]["categories"],
+            splits[first].annotations,
+            report[first]["categories"],
             splits[name].annotations,
             report[name]["categories"],
         )
@@ -110,11 +115,11 @@ def _check_each(images: Iterable[ImageRecord], check: Callable[[ImageRecord], ob
         raise UserError(f"{errors[0]} (and {len(errors) - 1} more images with errors)") from errors[0]
 
 
-def _check_same_categories(train_file: Path, train: dict[str, str], file: Path, other: dict[str, str]) -> None:
-    for identity in sorted(train.keys() | other.keys(), key=int):
-        here, there = (categories.get(identity, "missing") for categories in (other, train))
+def _check_same_categories(first_file: Path, first: dict[str, str], file: Path, other: dict[str, str]) -> None:
+    for identity in sorted(first.keys() | other.keys(), key=int):
+        here, there = (categories.get(identity, "missing") for categories in (other, first))
         if here != there:
             raise UserError(
-                f"{file}: category {identity} is {here}, but in {train_file} it is {there}; "
+                f"{file}: category {identity} is {here}, but in {first_file} it is {there}; "
                 f"all splits need the same categories"
             )

@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import math
 from pathlib import Path
+from typing import Literal
 
 from sdetr.config import Recipe, ReleasedConfig, ShapesDataset
 from sdetr.errors import UserError
 from sdetr.strict_json import exists, is_file, shorten, shown
+from sdetr.suite.factories import check_factory
 from sdetr.suite.plan import PRETRAINING, Plan
 
 BUILT_IN_WEIGHTS = ("none", "imagenet", "suite")
@@ -26,6 +28,9 @@ def check_plan(plan: Plan, dataset_file: Path, where: str) -> None:
     _check_released(plan, where)
     _check_results_files(plan, where)
     _check_curves(plan, where)
+    _check_pretraining_is_used(plan, where)
+    _check_factories(plan, where)
+    _check_batch_sizes(plan, where)
     _check_gpus(plan, where)
 
 
@@ -39,12 +44,37 @@ def check_decoding(recipe: Recipe, gpus: int, where: str = "") -> None:
         raise UserError(f"{where}transforms.train.decode: gpu needs a GPU, and gpus is 0; set it to cpu, or gpus to 1")
 
 
-def _check_gpus(plan: Plan, where: str) -> None:
-    recipes = {f"runs.{run}": plan.recipes[run] for run in plan.trained}
+def _trainings(plan: Plan) -> list[tuple[str, Recipe, Literal["train", "pretraining"]]]:
+    """What is trained: its key in the suite, its recipe, and the split that it is trained on."""
+    found: list[tuple[str, Recipe, Literal["train", "pretraining"]]] = [
+        (f"runs.{run}", plan.recipes[run], "train") for run in plan.trained
+    ]
+    return found if plan.pretraining is None else [*found, (PRETRAINING, plan.pretraining, "pretraining")]
+
+
+def _check_factories(plan: Plan, where: str) -> None:
     if plan.pretraining is not None:
-        recipes[PRETRAINING] = plan.pretraining
+        check_factory(plan.pretraining, f"{where}: {PRETRAINING}")
+    for run, recipe in plan.recipes.items():
+        check_factory(recipe, f"{where}: runs.{run}")
+
+
+def _check_batch_sizes(plan: Plan, where: str) -> None:
+    """How many images a data set of COCO's kind has only its annotations say: `sdetr doctor` reads them."""
+    if not isinstance(plan.dataset, ShapesDataset):
+        return
+    for key, recipe, split in _trainings(plan):
+        images, size = getattr(plan.dataset, split).images, recipe.training.batch_size
+        if size > images:
+            raise UserError(
+                f"{where}: {key}: training.batch_size {size} is more than the {images} images that {split} of data "
+                f"set {plan.dataset.name} has; make it smaller"
+            )
+
+
+def _check_gpus(plan: Plan, where: str) -> None:
     gpus = plan.suite.gpus
-    for key, recipe in recipes.items():
+    for key, recipe, _ in _trainings(plan):
         check_decoding(recipe, gpus, f"{where}: {key}: ")
         if gpus > 1 and recipe.training.batch_size % gpus:
             raise UserError(
@@ -123,9 +153,7 @@ def _check_released(plan: Plan, where: str) -> None:
 def _check_annotations(plan: Plan, dataset_file: Path) -> None:
     if isinstance(plan.dataset, ShapesDataset):
         return
-    # Nothing but the validation images is needed where nothing is trained.
-    needed = plan.splits if plan.trained else {"val": plan.splits["val"]}
-    for name, split in needed.items():
+    for name, split in plan.needed_splits.items():
         for key in ("annotations", "images"):
             path = getattr(split, key)
             if not exists(path):
@@ -143,12 +171,24 @@ def _check_pretraining(plan: Plan, where: str) -> None:
         raise UserError(
             f"{where}: pretraining: data set {plan.dataset.name} has no pretraining split; set pretraining to null"
         )
-    for run in plan.trained:
-        if plan.backbone_weights(run) == "suite" and plan.pretraining is None:
-            raise UserError(
-                f"{where}: runs.{run}: detector.backbone.weights is suite, but the suite's pretraining is null; "
-                "name a pretraining recipe or choose other weights"
-            )
+    users = _start_from_pretraining(plan)
+    if users and plan.pretraining is None:
+        raise UserError(
+            f"{where}: runs.{users[0]}: detector.backbone.weights is suite, but the suite's pretraining is null; "
+            "name a pretraining recipe or choose other weights"
+        )
+
+
+def _start_from_pretraining(plan: Plan) -> list[str]:
+    return [run for run in plan.trained if plan.backbone_weights(run) == "suite"]
+
+
+def _check_pretraining_is_used(plan: Plan, where: str) -> None:
+    if plan.pretraining is not None and not _start_from_pretraining(plan):
+        raise UserError(
+            f"{where}: pretraining: no run that is trained starts from it, so it would not be done; set it to null, or "
+            "detector.backbone.weights of a run to suite"
+        )
 
 
 def _check_backbone_files(plan: Plan, where: str) -> None:

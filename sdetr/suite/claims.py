@@ -1,12 +1,9 @@
-"""The claims that a suite measures, and the ablations that it compares."""
+"""The claims that a suite measures."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from sdetr.config import (
     AttentionClaim,
@@ -16,8 +13,6 @@ from sdetr.config import (
     CocoDataset,
     ComparedRunsConfig,
     DifferenceClaim,
-    PlannedAblation,
-    PlannedAblations,
     PlannedClaim,
     PlannedClaims,
     PublishedMetric,
@@ -28,7 +23,6 @@ from sdetr.config import (
     read_published,
 )
 from sdetr.errors import UserError
-from sdetr.suite.plan import Plan
 
 NOT_MAPPED = "the suite names no runs for it"
 
@@ -132,32 +126,3 @@ def _sides(claim: Claim, runs: ComparedRunsConfig, rows: Mapping[str, PublishedR
 
 def _epochs(side: ClaimSide, rows: Mapping[str, PublishedRow]) -> int | None:
     return side.epochs if side.row is None else rows[side.row].epochs
-
-
-def plan_ablations(plan: Plan) -> PlannedAblations:
-    """What each ablation changes in its base, as ``key: old -> new``; those whose base is left out are not compared."""
-    return PlannedAblations(
-        suite=plan.suite.suite,
-        ablations=tuple(
-            PlannedAblation(run=run, base=ablation.base, changes=_changes(plan, ablation.base, ablation.set))
-            for run, ablation in plan.ablations.items()
-            if ablation.base in plan.runs
-        ),
-    )
-
-
-def _changes(plan: Plan, base: str, changed: Mapping[str, Any]) -> str:
-    recipe = plan.recipes[base].model_dump(mode="json")
-    return "; ".join(f"{key}: {_short(_value(recipe, key))} -> {_short(value)}" for key, value in changed.items())
-
-
-def _value(recipe: Any, dotted: str) -> Any:
-    for part in dotted.split("."):
-        recipe = recipe[int(part) if isinstance(recipe, list) else part]
-    return recipe
-
-
-def _short(value: Any) -> str:
-    """A value as YAML on one line."""
-    text: str = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**6)
-    return text.removesuffix("...\n").strip()

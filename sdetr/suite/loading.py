@@ -21,6 +21,7 @@ from sdetr.config import (
     read_yaml,
 )
 from sdetr.errors import UserError
+from sdetr.suite.ablations import check_ablations
 from sdetr.suite.checks import check_plan
 from sdetr.suite.claims import plan_claims
 from sdetr.suite.plan import PRETRAINING, Ablation, Plan
@@ -50,6 +51,7 @@ def load_suite(config: Mapping[str, Any], root: Path, where: str) -> Plan:
     recipes = {
         name: _resolve(suite, f"runs.{name}", run.recipe, run.set, root, where, read) for name, run in runs.items()
     }
+    check_ablations(suite, recipes, where)
     runs, without_file = _with_files(suite, runs, where)
     left_out = without_file | _without_package({name: recipes[name] for name in runs})
     runs = {name: run for name, run in runs.items() if name not in left_out}

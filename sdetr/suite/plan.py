@@ -79,6 +79,13 @@ class Plan:
         return splits
 
     @property
+    def needed_splits(self) -> dict[str, SplitPaths]:
+        """The splits that have to be there: nothing but the validation images where nothing is trained or drawn."""
+        if self.trained or isinstance(self.dataset, ShapesDataset):
+            return self.splits
+        return {"val": self.splits["val"]}
+
+    @property
     def released(self) -> dict[str, ReleasedConfig]:
         """The runs that evaluate weights of others."""
         return {name: run.released for name, run in self.runs.items() if run.released is not None}

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from sdetr.config import Claims, CocoDataset, Config, DatasetConfig, Recipe, ShapesDataset, Suite, dump_yaml
 from sdetr.errors import UserError
 from sdetr.files import atomic_path, write_if_changed
-from sdetr.suite.claims import plan_ablations
+from sdetr.suite.ablations import plan_ablations
 from sdetr.suite.plan import Plan
 
 _BOUNDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}

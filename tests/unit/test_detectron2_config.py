@@ -79,6 +79,15 @@ def test_the_package_and_the_backbones_file_are_told() -> None:
         ({"detector__backbone__frozen": ["res2"]}, "detector.backbone.frozen: detectron2 freezes from the stem on"),
         ({"detector__anchor_sizes": [32, 64]}, "detector.anchor_sizes: 2 sizes for 5 levels of a pyramid"),
         ({"detector__rpn__box_loss": "l2"}, "detector.rpn.box_loss: input should be 'l1' or 'giou'"),
+        ({"detector__anchor_ratios": [1, 2, 1]}, "detector.anchor_ratios: 1.0 is listed twice; remove one"),
+        (
+            {"detector__neck": "dc5", "detector__anchor_sizes": [32, 64, 32]},
+            "detector.anchor_sizes: 32 is listed twice; remove one",
+        ),
+        (
+            {"detector__backbone__frozen": ["stem", "res2", "res3", "res4", "res5"]},
+            "optimizer.backbone_learning_rate: says 0.02, but all of the backbone that is read is frozen; set it to 0",
+        ),
         ({"schedule__drop_steps": [5000, 4000]}, "schedule.drop_steps: write each once, in ascending order"),
         ({"schedule__drop_steps": [900]}, "schedule.drop_steps: 900 is within the 1000 steps of warm-up"),
     ],

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator
 from functools import partial
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from sdetr import doctor
 from sdetr.cli import main
-from sdetr.config import BackboneConfig
+from sdetr.config import BackboneConfig, Recipe, override, parse
 from sdetr.data.labels import LabelMap
-from sdetr.doctor import Finding, examine
+from sdetr.doctor import examine, weights
+from sdetr.doctor.finding import Finding
+from sdetr.doctor.recipes import category_finding
 from sdetr.jobs import Job, RunIdentity, train_run
 from sdetr.models.backbone import build_backbone, imagenet_weights
 from sdetr.workload import Workload, read_plan
+from sdetr.worst_step import Attempt, MemoryReport
 from tests import small
+from tests.unit.data.builders import COCO_SAMPLE
 from tests.unit.data.file_server import serving
-from tests.unit.data.test_download import DiskUsage
 from tests.unit.planned import coco_suite, results_file_suite, shapes_suite
 
 IMAGENET = imagenet_weights("resnet50")
@@ -117,13 +120,34 @@ def test_labels_that_do_not_come_back_are_an_error() -> None:
     label_map = LabelMap({3: "three", 8: "eight"}, "contiguous")
     label_map._category_id[1] = 3
     load = Workload("one", small.recipe("demo_detr"), (0,), "train")
-    assert doctor._category_finding(load, label_map).level == "ERROR"
+    assert category_finding(load, label_map).level == "ERROR"
 
 
-def test_a_batch_larger_than_the_data_is_an_error(tmp_path: Path) -> None:
-    recipe = small.recipe("demo_detr", training__batch_size=13)
-    found = said(shapes_suite(tmp_path, {"detr": recipe}, drawn=True))
-    assert "13 is more than the 12 training images" in found["disk"].text
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"training__batch_size": 10}, "training.batch_size: 10 is more than the 3 training images; make it smaller"),
+        (
+            {"detector": {"factory": "sdetr.models.stacked:nope", "options": {}}},
+            "detector.factory: sdetr.models.stacked:nope cannot be imported",
+        ),
+    ],
+)
+def test_what_keeps_a_recipe_from_starting_is_told_of_its_run(
+    tmp_path: Path, changes: dict[str, Any], problem: str
+) -> None:
+    sound = small.recipe("demo_detr", training__batch_size=1)
+    wrong = parse(Recipe, override(sound.model_dump(mode="json"), _dotted(changes), "wrong"), "wrong")
+    found = said(coco_suite(tmp_path, {"sound": sound, "wrong": wrong}), memory=True)
+    assert errors(found) == ["recipe, wrong"]
+    assert found["recipe, wrong"].text.startswith(problem)
+    assert found["schedules, released weights, space and memory"].text == "not checked; mend the recipes first"
+    assert "earlier runs" in found
+    assert not any(subject.startswith("memory") for subject in found)
+
+
+def _dotted(changes: dict[str, Any]) -> dict[str, Any]:
+    return {key.replace("__", "."): value for key, value in changes.items()}
 
 
 def test_drops_that_a_training_on_this_data_never_reaches_are_told(tmp_path: Path) -> None:
@@ -135,6 +159,68 @@ def test_drops_that_a_training_on_this_data_never_reaches_are_told(tmp_path: Pat
     found = said(shapes_suite(tmp_path, recipes, drawn=True))
     assert (found["schedule, reached"].level, found["schedule, missed"].level) == ("ok", "WARNING")
     assert "training ends after 6 steps, before the learning rate drops at step 6" in found["schedule, missed"].text
+
+
+def test_parts_of_a_schedule_that_max_steps_cuts_off_are_told(tmp_path: Path) -> None:
+    schedule = {"kind": "step", "warmup_steps": 0, "drop_epochs": [1], "factor": 0.1}
+    recipes = {  # 12 images in batches of 4: 2 epochs of 3 steps
+        f"max_{steps}": small.recipe(
+            "demo_detr", training__max_steps=steps, schedule=schedule, schedule__warmup_steps=0
+        )
+        for steps in (3, 4, 6, 7)
+    }
+    found = said(shapes_suite(tmp_path, recipes, drawn=True))
+    levels = {subject: finding.level for subject, finding in found.items() if subject.startswith(("sched", "length"))}
+    assert levels == {
+        "schedule, max_3": "WARNING",
+        "schedule, max_4": "ok",
+        "schedule, max_6": "ok",
+        "schedule, max_7": "ok",
+        "length, max_7": "WARNING",
+    }
+    assert found["schedule, max_3"].text == (
+        "training ends after 3 steps, before the learning rate drops at step 3; make training.epochs or "
+        "training.max_steps larger, or schedule.drop_epochs smaller"
+    )
+    assert found["length, max_7"].text == (
+        "training.max_steps is 7, but training ends after 6 steps: 2 epochs of 3; make training.epochs larger, or "
+        "max_steps smaller"
+    )
+
+
+def test_released_weights_alone_need_the_validation_images_alone(tmp_path: Path) -> None:
+    torch.save({}, "a.pth")
+    released = {"weights": "a.pth", "sha256": None, "obtain": "by hand"}
+    runs = {"theirs": {"recipe": "detr", "seeds": [0], "released": released}}
+    suite = coco_suite(tmp_path, {"detr": small.recipe("demo_detr")}, runs=runs)
+    copy = tmp_path / "coco"
+    for part in ("train2017", "annotations/instances_train2017.json"):  # which `coco_suite` makes the val split
+        (copy / part).parent.mkdir(parents=True, exist_ok=True)
+        (copy / part).symlink_to(COCO_SAMPLE / part)
+    dataset = tmp_path / "config/datasets/data.yaml"
+    dataset.write_text(dataset.read_text().replace(str(COCO_SAMPLE), str(copy)))
+    found = said(suite)
+    assert [subject for subject in found if subject.startswith("data")] == ["data, val"]
+    assert errors(found) == ["released weights, theirs"]  # a.pth is empty
+
+
+def test_the_worst_step_of_the_pretraining_has_the_cores_that_the_workflow_gives_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipes = {"detr": small.recipe("demo_detr", detector__backbone__weights="suite")}
+    recipes["backbone"] = small.recipe("demo_backbone")
+    runs = {"detr": {"recipe": "detr", "seeds": [0]}}
+    suite = shapes_suite(tmp_path, recipes, drawn=True, runs=runs, pretraining={"recipe": "backbone", "seed": 3})
+    threads = {}
+
+    def measured(recipe: Recipe, images: object, gpus: int, count: int) -> MemoryReport:  # noqa: ARG001
+        threads[recipe.model] = count
+        return MemoryReport(1, 1, (Attempt(4, 1.0, 1.0),), None, None)
+
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2})
+    monkeypatch.setattr("sdetr.doctor.memory.measure_worst_step", measured)
+    said(suite, memory=True)
+    assert threads == {recipes["backbone"].model: 3, recipes["detr"].model: 1}
 
 
 def test_the_version_of_an_optional_package_is_told_and_its_absence_is_no_error(
@@ -152,13 +238,6 @@ def _version(has_detectron2: bool, package: str) -> str:
     if package == "detectron2" and not has_detectron2:
         raise PackageNotFoundError(package)
     return "0.6"
-
-
-def test_too_little_space_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    suite = shapes_suite(tmp_path, {"detr": small.recipe("demo_detr")}, drawn=True)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: DiskUsage(0, 0, 1000))
-    assert "GB more" in said(suite)["disk"].text
-    assert errors(said(suite)) == ["disk"]
 
 
 @pytest.mark.parametrize(("wanted", "visible", "level"), [(1, 0, "ERROR"), (0, 1, "WARNING"), (1, 2, "ok")])
@@ -190,12 +269,12 @@ def cached(tmp_path: Path, content: bytes) -> Path:
 def test_weights_that_are_not_there_are_looked_for_but_not_fetched(tmp_path: Path) -> None:
     with serving({"/weights.pth": b"weights"}) as server:
         path = tmp_path / "weights.pth"
-        assert doctor._download_finding("w", f"{server.url}/weights.pth", path).level == "ok"
-        gone = doctor._download_finding("w", f"{server.url}/gone.pth", path)
+        assert weights.download_finding("w", f"{server.url}/weights.pth", path).level == "ok"
+        gone = weights.download_finding("w", f"{server.url}/gone.pth", path)
         assert server.methods == ["HEAD", "HEAD"]
     assert gone.level == "WARNING"
     assert "Not Found" in gone.text
-    offline = doctor._download_finding("w", "http://127.0.0.1:9/weights.pth", path)
+    offline = weights.download_finding("w", "http://127.0.0.1:9/weights.pth", path)
     assert offline.level == "WARNING"
     assert f"download it elsewhere to {path}" in offline.text
     assert not path.exists()
@@ -203,7 +282,7 @@ def test_weights_that_are_not_there_are_looked_for_but_not_fetched(tmp_path: Pat
 
 def test_a_cached_file_with_another_checksum_is_damaged(tmp_path: Path) -> None:
     path = cached(tmp_path, b"half of it")
-    finding = doctor._weights_finding("weights", backbone("imagenet"))
+    finding = weights.weights_finding("weights", backbone("imagenet"))
     assert finding.level == "ERROR"
     assert f"{path} is damaged" in finding.text
 
@@ -211,13 +290,13 @@ def test_a_cached_file_with_another_checksum_is_damaged(tmp_path: Path) -> None:
 def test_a_cached_file_is_read_and_must_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = b"stands for the weights"
     url = f"https://example.org/resnet50-{hashlib.sha256(content).hexdigest()[:8]}.pth"
-    monkeypatch.setattr(doctor, "imagenet_weights", lambda _: SimpleNamespace(url=url))
+    monkeypatch.setattr(weights, "imagenet_weights", lambda _: SimpleNamespace(url=url))
     path = tmp_path / "torch/hub/checkpoints" / url.rsplit("/", 1)[1]
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
     built = []
-    monkeypatch.setattr(doctor, "build_backbone", built.append)
-    assert doctor._weights_finding("weights", backbone("imagenet")).level == "ok"
+    monkeypatch.setattr(weights, "build_backbone", built.append)
+    assert weights.weights_finding("weights", backbone("imagenet")).level == "ok"
     assert built == [backbone("imagenet")]
 
 

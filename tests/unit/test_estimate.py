@@ -60,7 +60,10 @@ def test_an_optimizer_without_second_moments_takes_less() -> None:
 
 
 def test_the_count_of_a_data_set_that_is_not_drawn_comes_from_its_file(tmp_path: Path) -> None:
-    recipes = {"detr": small.recipe("demo_detr"), "rcnn": small.recipe("demo_faster_rcnn", training__batch_size=3)}
+    recipes = {
+        "detr": small.recipe("demo_detr", detector__backbone__weights="suite"),
+        "rcnn": small.recipe("demo_faster_rcnn", training__batch_size=3),
+    }
     suite = shapes_suite(
         tmp_path,
         {**recipes, "backbone": small.recipe("demo_backbone")},
@@ -76,6 +79,23 @@ def test_the_count_of_a_data_set_that_is_not_drawn_comes_from_its_file(tmp_path:
     assert "a sample of it was drawn" in format_estimate(rows, plan)
     assert not (tmp_path / "data").exists()
     assert not (tmp_path / "results").exists()
+
+
+def test_the_pretraining_is_measured_with_the_cores_that_the_workflow_gives_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipes = {"detr": small.recipe("demo_detr", detector__backbone__weights="suite")}
+    recipes["backbone"] = small.recipe("demo_backbone")
+    runs = {"detr": {"recipe": "detr", "seeds": [0]}}
+    suite = shapes_suite(tmp_path, recipes, drawn=True, runs=runs, pretraining={"recipe": "backbone", "seed": 3})
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2})
+    threads = []
+    monkeypatch.setattr(module, "_timed_steps", lambda *_: threads.append(torch.get_num_threads()) or [1.0])
+    plan = read_plan(suite, None)
+    said = format_estimate(list(estimate(plan, 1)), plan)
+    torch.set_num_threads(1)
+    assert threads == [3, 1]
+    assert "pretraining: measured with all 3 cores of this machine" in said
 
 
 def test_recipes_that_differ_in_length_alone_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

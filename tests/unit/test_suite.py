@@ -30,6 +30,8 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tree.write("config/recipes/first.yaml", RECIPE)
     tree.write("config/recipes/second.yaml", {**RECIPE, "model": "DETR"})
     tree.write("config/recipes/backbone.yaml", {**RECIPE, "detector": PRETRAINER})
+    training = {**RECIPE["training"], "batch_size": 9}
+    tree.write("config/recipes/many.yaml", {**RECIPE, "detector": PRETRAINER, "training": training})
     (tmp_path / "config/published.csv").write_text(PUBLISHED)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -65,10 +67,10 @@ def ages(folder: Path) -> dict[str, int]:
 
 
 def test_a_run_overrides_the_suite_which_overrides_the_recipe(root: Path) -> None:
-    everywhere = {"training.epochs": 3, "training.batch_size": 8}
+    everywhere = {"training.epochs": 3, "training.batch_size": 1}
     plan = load(root, set=everywhere, runs=one_run(**{"training.epochs": 5}))
     assert plan.recipes["one"].training.epochs == 5
-    assert plan.recipes["one"].training.batch_size == 8
+    assert plan.recipes["one"].training.batch_size == 1
     assert plan.pretraining is not None
     assert plan.pretraining.training.epochs == 3
 
@@ -170,7 +172,7 @@ def test_what_a_suite_plans_no_more_is_removed_and_nothing_else(root: Path) -> N
         ({"dataset": "mini"}, r"^mine.yaml: dataset: there is no .*mini.yaml; .* holds coco, micro$"),
         (
             {"runs": {"one": {"recipe": "third", "seeds": [0]}}},
-            r"runs.one.recipe: there is no .*third.yaml; .* holds backbone, first, second$",
+            r"runs.one.recipe: there is no .*third.yaml; .* holds backbone, first, many, second$",
         ),
         (
             {"pretraining": {"recipe": "third", "seed": 0}},
@@ -180,7 +182,27 @@ def test_what_a_suite_plans_no_more_is_removed_and_nothing_else(root: Path) -> N
             {"pretraining": None},
             r"^mine.yaml: runs.one: detector.backbone.weights is suite, but .* pretraining is null",
         ),
+        (
+            {"runs": one_run(**{"detector.backbone.weights": "none"})},
+            r"^mine.yaml: pretraining: no run that is trained starts from it, so it would not be done; set it to null,",
+        ),
+        (
+            {"runs": {"theirs": released(str(Path(__file__)))}},
+            r"^mine.yaml: pretraining: no run that is trained starts",
+        ),
         ({"runs": {"pretraining": SUITE["runs"]["one"]}}, r"^mine.yaml: runs.pretraining: this name is"),
+        (
+            {"runs": {**SUITE["runs"], **one_run(**{"training.batch_size": 3})}},
+            r"^mine.yaml: runs.one: training.batch_size 3 is more than the 2 images that train of data set micro has; ",
+        ),
+        (
+            {"runs": {**SUITE["runs"], **one_run(detector={"factory": "nope.detr:build", "options": {}})}},
+            r"^mine.yaml: runs.one: detector.factory: nope.detr:build cannot be imported \(there is no module ",
+        ),
+        (
+            {"pretraining": {"recipe": "many", "seed": 0}},
+            r"^mine.yaml: pretraining: training.batch_size 9 is more than the 2 images that pretraining of data set mi",
+        ),
         ({"runs": one_run(**{"training.epoch": 1})}, r"^mine.yaml: runs.one: set.training.epoch: the recipe has no"),
         (
             {"runs": one_run(**{"detector.stages.0.decoder_heads": 3})},

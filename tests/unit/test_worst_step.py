@@ -16,7 +16,7 @@ from sdetr.config import CustomDetectorConfig, Recipe, ShapesDataset
 from sdetr.data.coco import CocoImages
 from sdetr.data.transforms import train_transform
 from sdetr.detector import DetectorModule
-from sdetr.doctor import memory_finding
+from sdetr.doctor.memory import memory_finding
 from sdetr.structures import Batch
 from sdetr.worst_step import Attempt, MemoryReport, largest_sides, left_out, measure_worst_step, worst_batch
 from tests import small

@@ -29,6 +29,7 @@ LIBRARY = (
     "sdetr/engine/predict.py",
     "sdetr/engine/device.py",
     "sdetr/models/stacked.py",
+    "sdetr/models/pretraining.py",
     "sdetr/data/coco.py",
     "sdetr/evaluation/coco_metrics.py",
     "sdetr/evaluation/results_file.py",

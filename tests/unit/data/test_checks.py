@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from sdetr.config import CocoDataset, SplitPaths
-from sdetr.data.checks import check_dataset, check_split
+from sdetr.data.checks import check_dataset, check_split, split_names
 from sdetr.data.shapes import draw_dataset
 from sdetr.errors import UserError
 from tests.unit.data import builders
@@ -104,7 +104,7 @@ def coco_dataset(root, val):
 
 
 def test_a_data_set_in_cocos_layout(tmp_path):
-    report = check_dataset(coco_dataset(tmp_path, content(images=2)), decode=1)
+    report = check_dataset(coco_dataset(tmp_path, content(images=2)), 1, ("train", "val", "monitor"))
     assert {name: split["images"] for name, split in report["splits"].items()} == {"train": 3, "val": 2, "monitor": 2}
 
 
@@ -118,15 +118,15 @@ def test_a_data_set_in_cocos_layout(tmp_path):
 def test_splits_need_the_same_categories(tmp_path, categories, expected):
     dataset = coco_dataset(tmp_path, {**content(), "categories": categories})
     with pytest.raises(UserError, match=expected):
-        check_dataset(dataset, decode=0)
+        check_dataset(dataset, 0, split_names(dataset))
 
 
 def test_all_four_splits_of_shapes(tmp_path):
     config = builders.shapes(tmp_path)
     draw_dataset(config)
-    report = check_dataset(config, decode=2)
+    report = check_dataset(config, 2, split_names(config))
     assert list(report["splits"]) == ["train", "val", "monitor", "pretraining"]
     assert report["splits"]["val"]["categories"] == {"1": "disc", "3": "rectangle", "7": "triangle"}
     config.split("pretraining").annotations.unlink()
     with pytest.raises(UserError, match=r"instances_pretraining\.json: there is no such file"):
-        check_dataset(config, decode=2)
+        check_dataset(config, 2, split_names(config))
