@@ -26,7 +26,8 @@ def write(plan: Plan) -> Callable[[], None]:
     So does a data set that only lies in another folder now: what was trained on it need not be trained again.
 
     Returns:
-        Gives files that were there before their content and age back: for a call that only asks what would be done.
+        Gives files that were there before their content and age back, for a call that only asks what would be done;
+        but not those that another call has written since.
 
     Raises:
         UserError: a file cannot be written.
@@ -50,8 +51,9 @@ def write(plan: Plan) -> Callable[[], None]:
 
     def undo() -> None:
         for path, (text, age) in before.items():
-            write_if_changed(path, text)
-            _make_as_old_as(path, age)
+            if files[path] == (path.read_text(encoding="utf-8") if path.is_file() else None):
+                write_if_changed(path, text)
+                _make_as_old_as(path, age)
 
     return undo
 

@@ -36,6 +36,13 @@ def shapes_suite(root: Path, recipes: dict[str, Recipe], *, drawn: bool, **chang
     return _suite(root, recipes, **changes)
 
 
+def pretrained_suite(root: Path, detector: Recipe, pretrainer: Recipe) -> Path:
+    """A suite on synthetic data with one run, which starts from the suite's own pretraining."""
+    runs = {"detr": {"recipe": "detr", "seeds": [0]}}
+    recipes = {"detr": detector, "backbone": pretrainer}
+    return shapes_suite(root, recipes, drawn=True, runs=runs, pretraining={"recipe": "backbone", "seed": 3})
+
+
 def coco_suite(root: Path, recipes: dict[str, Recipe], **changes: Any) -> Path:
     """A suite on a few real images of COCO."""
     splits = {

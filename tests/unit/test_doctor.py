@@ -28,7 +28,7 @@ from sdetr.worst_step import Attempt, MemoryReport
 from tests import small
 from tests.unit.data.builders import COCO_SAMPLE
 from tests.unit.data.file_server import serving
-from tests.unit.planned import coco_suite, results_file_suite, shapes_suite
+from tests.unit.planned import coco_suite, pretrained_suite, results_file_suite, shapes_suite
 
 IMAGENET = imagenet_weights("resnet50")
 
@@ -207,10 +207,9 @@ def test_released_weights_alone_need_the_validation_images_alone(tmp_path: Path)
 def test_the_worst_step_of_the_pretraining_has_the_cores_that_the_workflow_gives_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipes = {"detr": small.recipe("demo_detr", detector__backbone__weights="suite")}
-    recipes["backbone"] = small.recipe("demo_backbone")
-    runs = {"detr": {"recipe": "detr", "seeds": [0]}}
-    suite = shapes_suite(tmp_path, recipes, drawn=True, runs=runs, pretraining={"recipe": "backbone", "seed": 3})
+    detector = small.recipe("demo_detr", detector__backbone__weights="suite")
+    pretrainer = small.recipe("demo_backbone")
+    suite = pretrained_suite(tmp_path, detector, pretrainer)
     threads = {}
 
     def measured(recipe: Recipe, images: object, gpus: int, count: int) -> MemoryReport:  # noqa: ARG001
@@ -220,7 +219,7 @@ def test_the_worst_step_of_the_pretraining_has_the_cores_that_the_workflow_gives
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2})
     monkeypatch.setattr("sdetr.doctor.memory.measure_worst_step", measured)
     said(suite, memory=True)
-    assert threads == {recipes["backbone"].model: 3, recipes["detr"].model: 1}
+    assert threads == {pretrainer.model: 3, detector.model: 1}
 
 
 def test_the_version_of_an_optional_package_is_told_and_its_absence_is_no_error(

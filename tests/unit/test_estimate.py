@@ -15,7 +15,7 @@ from sdetr.estimate import Burst, RunEstimate, estimate, format_estimate, monito
 from sdetr.jobs import Job, RunIdentity, train_run
 from sdetr.workload import disk_use, planned_steps, read_plan, without_pretrained_weights, workloads
 from tests import small
-from tests.unit.planned import coco_suite, results_file_suite, shapes_suite
+from tests.unit.planned import coco_suite, pretrained_suite, results_file_suite, shapes_suite
 
 
 @pytest.fixture(autouse=True)
@@ -84,10 +84,8 @@ def test_the_count_of_a_data_set_that_is_not_drawn_comes_from_its_file(tmp_path:
 def test_the_pretraining_is_measured_with_the_cores_that_the_workflow_gives_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipes = {"detr": small.recipe("demo_detr", detector__backbone__weights="suite")}
-    recipes["backbone"] = small.recipe("demo_backbone")
-    runs = {"detr": {"recipe": "detr", "seeds": [0]}}
-    suite = shapes_suite(tmp_path, recipes, drawn=True, runs=runs, pretraining={"recipe": "backbone", "seed": 3})
+    detector = small.recipe("demo_detr", detector__backbone__weights="suite")
+    suite = pretrained_suite(tmp_path, detector, small.recipe("demo_backbone"))
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2})
     threads = []
     monkeypatch.setattr(module, "_timed_steps", lambda *_: threads.append(torch.get_num_threads()) or [1.0])

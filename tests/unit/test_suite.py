@@ -98,6 +98,10 @@ def test_a_call_that_only_asks_leaves_the_plan_as_it_was(root: Path) -> None:
     undo()
     assert ages(root) == before
     assert read_recipe(root / "results/micro/runs/one/recipe.yaml").training.epochs == 1
+    undo = write(load(root, runs=one_run(**{"training.epochs": 5})))
+    write(load(root, runs=one_run(**{"training.epochs": 7})))
+    undo()
+    assert read_recipe(root / "results/micro/runs/one/recipe.yaml").training.epochs == 7
 
 
 def test_a_data_set_that_only_lies_elsewhere_is_no_younger(root: Path) -> None:
