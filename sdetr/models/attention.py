@@ -25,7 +25,8 @@ class Attention(nn.Module):
         self.heads = heads
         self.dropout = dropout
         self.kind = kind
-        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        # Zeros until somebody draws them, as `Stage` does: memory left as it was would be NaN by chance.
+        self.in_proj_weight = nn.Parameter(torch.zeros(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = nn.Linear(width, width)
         nn.init.zeros_(self.out_proj.bias)
