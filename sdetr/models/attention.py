@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -11,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdetr.models.dropout import dropout
+from sdetr.models.packed_attention import Lengths, is_one_kernel, mix_packed
 
 
 class Attention(nn.Module):
@@ -31,31 +31,34 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(width, width)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int] | None) -> Tensor:
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, lengths: Lengths | None) -> Tensor:
         """Attend.
 
         Args:
             query: (B, Q, width).
             key: (B, S, width).
             value: (B, S, width).
-            lengths: where the tokens of B images are packed in one row, (1, T, width) of keys and values, the number
-                of tokens of each image; queries are packed so too, or have a row for each image. None: a row is an
-                image.
+            lengths: where the tokens of B images are packed in one row, (1, T, width) of keys and values; queries are
+                packed so too, or have a row for each image. None: a row is an image.
 
         Returns:
             As ``query``.
         """
         q, k, v = self.project(query, key, value)
-        if lengths is None:
-            mixed = self.mix(q, k, v)
-        else:
-            packed = len(query) != len(lengths)
-            keys, values = (torch.split(x, list(lengths), dim=2) for x in (k, v))
-            queries = torch.split(q, list(lengths), dim=2) if packed else torch.split(q, 1)
-            images = [self.mix(*image) for image in zip(queries, keys, values, strict=True)]
-            mixed = torch.cat(images, dim=2 if packed else 0)
+        mixed = self.mix(q, k, v) if lengths is None else self._mix_packed(q, k, v, lengths)
         output: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
         return output
+
+    def _mix_packed(self, q: Tensor, k: Tensor, v: Tensor, lengths: Lengths) -> Tensor:
+        """`mix` within each image of a packed row."""
+        probability = self.dropout if self.training else 0.0
+        if self.kind == "fused" and is_one_kernel(q, k, v, probability):
+            return mix_packed(q, k, v, lengths, probability)
+        packed = len(q) != len(lengths.counts)
+        keys, values = (torch.split(x, lengths.counts, dim=2) for x in (k, v))
+        queries = torch.split(q, lengths.counts, dim=2) if packed else torch.split(q, 1)
+        images = [self.mix(*image) for image in zip(queries, keys, values, strict=True)]
+        return torch.cat(images, dim=2 if packed else 0)
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attention without its projections: (B, heads, Q, d), from q alike, k and v (B, heads, S, d)."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -12,10 +11,9 @@ from torch import Tensor, nn
 from sdetr.config import StackedDETRConfig, StageConfig
 from sdetr.models.attention import Attention
 from sdetr.models.dropout import Dropout
+from sdetr.models.packed_attention import Lengths
 from sdetr.models.padding import Packing
 from sdetr.models.tokens import Tokens
-
-Lengths = Sequence[int] | None
 
 
 class FeedForward(nn.Module):
@@ -64,7 +62,7 @@ class EncoderLayer(nn.Module):
         self.residual1 = Residual(config.width, config.dropout, norm_first)
         self.residual2 = Residual(config.width, config.dropout, norm_first)
 
-    def forward(self, x: Tensor, position: Tensor, lengths: Lengths) -> Tensor:
+    def forward(self, x: Tensor, position: Tensor, lengths: Lengths | None) -> Tensor:
         """Tokens (B, S, width), or packed with their ``lengths``, and positions alike to tokens."""
         read = self.residual1.before(x)
         query = read + position
@@ -86,7 +84,7 @@ class ParallelEncoderLayer(nn.Module):
         self.feed_forward = FeedForward(config.width, config.feedforward_width, config.dropout)
         self.residual = Residual(config.width, config.dropout, config.norm == "pre")
 
-    def forward(self, x: Tensor, position: Tensor, lengths: Lengths) -> Tensor:
+    def forward(self, x: Tensor, position: Tensor, lengths: Lengths | None) -> Tensor:
         """Tokens (B, S, width), or packed with their ``lengths``, and positions alike to tokens."""
         read = self.residual.before(x)
         query = read + position
@@ -106,7 +104,7 @@ class DecoderLayer(nn.Module):
         self.residual2 = Residual(config.width, config.dropout, norm_first)
         self.residual3 = Residual(config.width, config.dropout, norm_first)
 
-    def forward(self, x: Tensor, queries: Tensor, keys: Tensor, memory: Tensor, lengths: Lengths) -> Tensor:
+    def forward(self, x: Tensor, queries: Tensor, keys: Tensor, memory: Tensor, lengths: Lengths | None) -> Tensor:
         """Decode once.
 
         Args:

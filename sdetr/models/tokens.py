@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sdetr.models.packed_attention import Lengths
 from sdetr.models.padding import Grid, Group
 
 
@@ -34,9 +35,11 @@ class Tokens:
         return len(self.values) if self.grids is None else len(self.grids)
 
     @property
-    def lengths(self) -> list[int] | None:
-        """Number of tokens of each packed image."""
-        return None if self.grids is None else [rows * columns for rows, columns in self.grids]
+    def lengths(self) -> Lengths | None:
+        """Of the packed images; None where nothing is packed."""
+        if self.grids is None:
+            return None
+        return Lengths.of([rows * columns for rows, columns in self.grids], self.values.device)
 
     def unpacked(self) -> Tensor:
         """(B, h * w, width) on ``grid``, with zeros beyond each image."""

@@ -13,6 +13,7 @@ from sdetr import build_detector
 from sdetr.config import StackedDETRConfig
 from sdetr.errors import UserError
 from sdetr.models.attention import Attention, attention_matrix
+from sdetr.models.packed_attention import Lengths
 from sdetr.models.reference_weights import load_reference_weights
 from sdetr.models.stacked import StackedDETR, build
 from sdetr.models.stage import EncoderLayer, ParallelEncoderLayer
@@ -95,7 +96,7 @@ def test_plain_attention_and_its_gradient_equal_fused(heads: int, lengths: tuple
         query = torch.randn(2, 3, WIDTH, requires_grad=True)
         rows = 2 if lengths is None else 1
         key, value = (torch.randn(rows, 7, WIDTH, requires_grad=True) for _ in range(2))
-        output = attention(query, key, value, lengths)
+        output = attention(query, key, value, None if lengths is None else Lengths.of(lengths, query.device))
         output.square().sum().backward()
         return [output, *(x.grad for x in (query, key, value, *attention.parameters()) if x.grad is not None)]
 

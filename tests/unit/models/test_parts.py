@@ -18,6 +18,7 @@ from sdetr.models.boxes import cxcywh_to_xyxy, generalized_iou
 from sdetr.models.criterion import SetCriterion
 from sdetr.models.dense_head import DenseHead
 from sdetr.models.matcher import HungarianMatcher
+from sdetr.models.packed_attention import Lengths
 from sdetr.models.stacked import StackedDETR, build
 from sdetr.structures import SetPrediction, Target
 from tests import small
@@ -53,7 +54,7 @@ def test_attention_equals_torchs_multi_head_attention(
     if not padded:
         torch.testing.assert_close(ours(query, key, value, None), theirs(query, key, value)[0])
         return
-    lengths = 7, 4
+    lengths = Lengths.of((7, 4), query.device)
     padding = torch.tensor([[False] * 7, [False] * 4 + [True] * 3])
     expected, _ = theirs(query, key, value, key_padding_mask=padding)
     packed_key, packed_value = key[~padding][None], value[~padding][None]
