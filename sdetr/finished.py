@@ -117,7 +117,7 @@ def check_trained_on(folder: Path, record: Record, annotations: Path) -> None:
     if then is not None and annotations.is_file() and then != sha256(annotations):
         raise UserError(
             f"{folder}: was trained on other annotations than {annotations}: name the data set that it was trained on, "
-            "or train again: add `--forcerun train` to the command"
+            "or add `--forcerun check` to the command, which checks the data and trains every run again"
         )
 
 

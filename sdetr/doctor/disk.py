@@ -11,6 +11,7 @@ from sdetr.config import ShapesDataset
 from sdetr.detector import create_detector
 from sdetr.doctor.finding import Finding
 from sdetr.doctor.weights import imagenet_file
+from sdetr.strict_json import exists
 from sdetr.suite import WEIGHTS, Plan
 from sdetr.workload import Data, disk_use, is_there, planned_steps, without_pretrained_weights, workloads
 
@@ -29,10 +30,10 @@ def _written_folders(plan: Plan) -> dict[Path, str]:
     if isinstance(plan.dataset, ShapesDataset) and not is_there(plan):
         folders[plan.dataset.root] = f"mend that, or change root of data set {plan.dataset.name}, which is drawn there"
     downloaded = [plan.released_file(run) for run, released in plan.released.items() if released.is_address]
-    if not all(file.exists() for file in downloaded):
+    if not all(exists(file) for file in downloaded):
         folders[WEIGHTS] = "mend that, as released weights are downloaded to it"
     for file in _imagenet_files(plan):
-        if not file.exists():
+        if not exists(file):
             folders[file.parent] = (
                 "mend that, or set TORCH_HOME to another folder: ImageNet weights are downloaded to it"
             )
@@ -59,7 +60,7 @@ def _refusal(folder: Path) -> str | None:
 
 def _nearest(folder: Path) -> Path:
     """A folder, or the one above it in which it will be made."""
-    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return next(path for path in (folder, *folder.absolute().parents) if exists(path))
 
 
 def space(data: Data) -> Iterator[Finding]:

@@ -18,6 +18,7 @@ from sdetr.doctor.finding import Finding, guarded
 from sdetr.errors import UserError
 from sdetr.models.backbone import build_backbone, imagenet_weights
 from sdetr.released import check_checksum, load_released
+from sdetr.strict_json import exists
 from sdetr.suite import Plan
 from sdetr.workload import Data, Workload, workloads
 
@@ -58,7 +59,7 @@ def weights_finding(subject: str, backbone: BackboneConfig) -> Finding:
         build_backbone(backbone)
         return Finding("ok", subject, f"{backbone.weights} can be read and fits")
     path = imagenet_file(backbone)
-    if not path.exists():
+    if not exists(path):
         return download_finding(subject, imagenet_weights(backbone.name).url, path)
     expected = re.search(r"-([0-9a-f]{8,})\.", path.name)
     with path.open("rb") as file:
@@ -86,7 +87,7 @@ def released_weights(data: Data) -> Iterator[Finding]:
 
 def _released_finding(subject: str, data: Data, load: Workload) -> Iterator[Finding]:
     released, path = data.plan.released[load.run], data.plan.released_file(load.run)
-    if not path.exists() and released.is_address:
+    if not exists(path) and released.is_address:
         yield download_finding(subject, released.weights, path)
         return
     if released.checksum is not None:

@@ -47,9 +47,9 @@ def write_costs(rows: Iterable[dict[str, Any]], attention_csv: Path, fit_csv: Pa
         attention_csv: file for the rows.
         fit_csv: file for the exponents.
     """
-    costs = pd.DataFrame(rows, columns=list(COST_COLUMNS))
-    _write(costs, attention_csv)
-    write_fit(costs, fit_csv)
+    _write(pd.DataFrame(rows, columns=list(COST_COLUMNS)), attention_csv)
+    # Of the numbers as they stand there, so that whoever reads them finds the same exponents.
+    write_fit(read_table(attention_csv, COST_COLUMNS), fit_csv)
 
 
 def write_fit(costs: pd.DataFrame, fit_csv: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +27,25 @@ def write(plan: Plan) -> Callable[[], None]:
     So does a data set that only lies in another folder now: what was trained on it need not be trained again.
 
     Returns:
-        Gives files that were there before their content and age back, for a call that only asks what would be done;
-        but not those that another call has written since.
+        Gives files that were there before their content and age back, for a call that runs no job; but not those that
+        another call has written since.
 
     Raises:
-        UserError: a file cannot be written.
+        UserError: a file cannot be written; then all are as they were, as far as that can be written.
     """
     files = {path: None if content is None else dump_yaml(content) for path, content in _planned(plan).items()}
+    before: dict[Path, tuple[str, int]] = {}
+
+    def undo() -> None:
+        for path, (text, age) in before.items():
+            if files[path] == (path.read_text(encoding="utf-8") if path.is_file() else None):
+                write_if_changed(path, text)
+                _make_as_old_as(path, age)
+
     try:
-        before = {path: (path.read_text(encoding="utf-8"), path.stat().st_mtime_ns) for path in files if path.is_file()}
+        before |= {
+            path: (path.read_text(encoding="utf-8"), path.stat().st_mtime_ns) for path in files if path.is_file()
+        }
         for path, text in files.items():
             if text is None:
                 path.unlink(missing_ok=True)
@@ -44,17 +55,12 @@ def write(plan: Plan) -> Callable[[], None]:
         if dataset in before and _only_moved(before[dataset][0], plan.dataset):
             _make_as_old_as(dataset, before[dataset][1])
     except OSError as error:
+        with suppress(OSError):
+            undo()
         raise UserError(
             f"{error.filename or plan.results}: cannot be written ({error.strerror or error}): the plan of a suite "
             "goes there; free the path, or make it writable"
         ) from error
-
-    def undo() -> None:
-        for path, (text, age) in before.items():
-            if files[path] == (path.read_text(encoding="utf-8") if path.is_file() else None):
-                write_if_changed(path, text)
-                _make_as_old_as(path, age)
-
     return undo
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import shutil
 from pathlib import Path
@@ -38,6 +39,25 @@ def test_a_file_where_results_have_to_be_is_an_error(tmp_path: Path, file: str) 
     assert "is a file, where there has to be a folder; mend that, start from another folder," in (
         found["disk, results/tiny"].text
     )
+
+
+def test_a_folder_that_may_not_be_entered_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(path: Path) -> bool:
+        if "closed" in path.parts[:-1]:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return there(path)
+
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    there = Path.exists
+    monkeypatch.setattr(Path, "exists", closed)
+    monkeypatch.setattr("tempfile.NamedTemporaryFile", refused)
+    (tmp_path / "closed").mkdir()
+    plan = read_plan(shapes_suite(tmp_path, {"detr": small.recipe("demo_detr")}, drawn=True), None)
+    found = list(places(dataclasses.replace(plan, results=tmp_path / "closed/results")))
+    assert [finding.subject for finding in found] == [f"disk, {tmp_path / 'closed/results'}"]
+    assert f"nothing can be written to {tmp_path / 'closed'} (Permission denied)" in found[0].text
 
 
 def test_each_folder_that_is_written_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,6 +131,18 @@ def test_a_plan_that_cannot_be_written_ends_in_one_line(root: Path) -> None:
         write(load(root))
 
 
+def test_a_plan_that_is_written_in_part_is_taken_back(root: Path) -> None:
+    write(load(root))
+    second = root / "results/micro/runs/two/recipe.yaml"
+    second.unlink()
+    before = ages(root)
+    second.mkdir()
+    with pytest.raises(UserError, match=r"two/recipe.yaml: cannot be written"):
+        write(load(root, runs={**SUITE["runs"], **one_run(**{"training.epochs": 5})}))
+    second.rmdir()
+    assert ages(root) == before
+
+
 @pytest.mark.parametrize(
     ("content", "problem"),
     [

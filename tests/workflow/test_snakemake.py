@@ -63,6 +63,21 @@ def test_adding_a_run_runs_that_run_only(tree: Tree) -> None:
     assert tree.plan() == of_run("longer")
 
 
+@pytest.mark.parametrize("refused", ["misspelt", "locked"])
+def test_a_call_that_snakemake_refuses_costs_no_finished_run(tree: Tree, refused: str) -> None:
+    locks = tree.root / ".snakemake/locks"
+    if refused == "locked":  # as while another call runs
+        locks.mkdir(exist_ok=True)
+        (locks / "0.output.lock").write_text("results/micro/report.html\n")
+    target = ("no_such_target",) if refused == "misspelt" else ()
+    outcome = tree.snakemake(*target, "--config", "set={training.epochs: 3}")
+    assert outcome.code != 0
+    assert ("MissingRuleException" if refused == "misspelt" else "LockException") in outcome.text
+    for lock in locks.iterdir():
+        lock.unlink()
+    assert tree.plan() == set()
+
+
 def test_editing_a_recipe_re_runs_its_run_only(tree: Tree) -> None:
     tree.write("config/recipes/second.yaml", {**RECIPE, "source": "another"})
     assert tree.plan() == of_run("two")

@@ -3,6 +3,7 @@ if PLAN.results_files:
 
     rule adopt:
         input:
+            code("sdetr/adopted.py"),
             annotations=annotations("val"),
             made=lambda wildcards: PLAN.results_files[wildcards.run].file_of(
                 wildcards.seed

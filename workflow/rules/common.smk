@@ -30,9 +30,10 @@ if workflow.is_main_process:
 def leave_no_trace():
     """Where no job was to run, the files of the plan are as they were; Snakemake says so only at the end.
 
-    Else a dry run of another setting would leave finished runs older than their plan, to be trained again.
+    Else a dry run of another setting, or a call that Snakemake refuses (another one runs, a target is misspelt), would
+    leave finished runs older than their plan, to be trained again.
     """
-    if workflow.executor_plugin is None or workflow.dryrun:
+    if workflow.scheduler is None or workflow.dryrun:
         UNDO()
 
 

@@ -19,7 +19,9 @@ from sdetr.evaluation.attention_table import (
     attention_findings,
     fit_exponents,
     write_costs,
+    write_fit,
 )
+from sdetr.evaluation.tables import read_table
 
 GRIDS = ((10, 14), (20, 27), (25, 34), (30, 40), (40, 54), (50, 67))
 
@@ -83,6 +85,15 @@ def test_small_grids_do_not_bend_the_line() -> None:
     fits = fit_exponents(costs)
     assert fits["exponent"].to_numpy() == pytest.approx(2)
     assert set(zip(fits["points"], fits["tokens_min"], fits["tokens_max"], strict=True)) == {(5, 540, 3350)}
+
+
+def test_the_written_costs_give_the_written_exponents(tmp_path: Path) -> None:
+    # Three grids leave one degree of freedom, which makes much of the last digit.
+    noisy = [row for row in rows(noise=0.2) if row["tokens"] >= 1200]
+    write_costs(noisy, tmp_path / "attention.csv", tmp_path / "attention_fit.csv")
+    write_fit(read_table(tmp_path / "attention.csv", COST_COLUMNS), tmp_path / "again.csv")
+    assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "attention_fit.csv").read_bytes()
+    assert set(read_table(tmp_path / "again.csv", FIT_COLUMNS)["points"]) == {3}
 
 
 def test_two_grids_make_no_fit() -> None:
