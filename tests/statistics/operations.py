@@ -9,20 +9,28 @@ Only the sizes of the images are read. Convolutions and matrix products of forwa
 the losses do not; a multiply and its addition are two operations. Calls are those of torch's operators in the same
 passes in mixed precision, views left out: what a host must launch on a GPU, but for dropout and the losses. Attention
 on packed images is counted as the one kernel that a GPU has for it.
+
+The least milliseconds are a bound, not an estimate: of each call the longer of its operations at ``--tflops`` and of
+the bytes of its arguments and results at ``--gigabytes``, as if each kernel ran at the whole of a rate that the maker
+states (an H200, bfloat16 without sparsity, unless told otherwise), one after the other, and the host took no time.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from sdetr.architectures import architecture
 from sdetr.benchmark.input import clone, paper_transforms
@@ -84,6 +92,41 @@ class Calls(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+class LeastTime(TorchDispatchMode):
+    """Adds up how long a device must take at least, call by call."""
+
+    def __init__(self, flop_per_second: float, bytes_per_second: float) -> None:
+        super().__init__()
+        self.flop_per_second, self.bytes_per_second = flop_per_second, bytes_per_second
+        self.seconds = 0.0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if function.namespace == "aten" and not function.is_view:
+            moved = sum(x.nbytes for x in tree_leaves((args, kwargs, result)) if isinstance(x, Tensor))
+            flop = _flop(function, args, kwargs or {}, result)
+            self.seconds += max(flop / self.flop_per_second, moved / self.bytes_per_second)
+        return result
+
+
+def _flop(function: Any, args: Any, kwargs: Any, result: Any) -> float:
+    """Of convolutions, matrix products and fused attention, whose backward pass makes its matrix again."""
+    aten = torch.ops.aten
+    if function is aten._scaled_dot_product_flash_attention_for_cpu.default:
+        return float(sdpa_flop_count(*(x.shape for x in args[:3])))
+    if function is aten._scaled_dot_product_flash_attention_for_cpu_backward.default:
+        return float(sdpa_backward_flop_count(*(x.shape for x in args[:4])))
+    count = flop_registry.get(function._overloadpacket)
+    return 0.0 if count is None else float(count(*args, **kwargs, out_val=result))
+
+
+def least_ms(detector: StackedDETR, sizes: list[tuple[int, int]], rates: tuple[float, float]) -> float:
+    """Milliseconds per image of a step in mixed precision that a device of such rates cannot do without."""
+    with LeastTime(*rates) as least, torch.autocast("cpu", torch.bfloat16):
+        pass_both_ways(detector, sizes)
+    return 1000 * least.seconds / len(sizes)
+
+
 def step_calls(detector: StackedDETR, sizes: list[tuple[int, int]]) -> int:
     """Calls of a step in mixed precision."""
     one_kernel = patch.object(attention, "is_one_kernel", return_value=True)
@@ -98,7 +141,10 @@ def main() -> None:
     parser.add_argument("--annotations", type=Path, required=True)
     parser.add_argument("--batches", type=int, default=10)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 2, 4, 8, 16], help="images per batch")
+    parser.add_argument("--tflops", type=float, default=989, help="1e12 operations per second of the device")
+    parser.add_argument("--gigabytes", type=float, default=4800, help="1e9 bytes per second of its memory")
     options = parser.parse_args()
+    rates = (1e12 * options.tflops, 1e9 * options.gigabytes)
     images = [(image.height, image.width) for image in read_annotations(options.annotations).images]
     transforms, rng = paper_transforms(clone()), np.random.default_rng(0)
     batches = {
@@ -109,18 +155,16 @@ def main() -> None:
         for count in options.sizes
     }
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    names = [f"{way}_{what}" for what in ("gflop_per_image", "calls") for way in _WAYS]
+    names = [f"{way}_{what}" for what in ("gflop_per_image", "calls", "least_ms_per_image") for way in _WAYS]
+    counts = (step_gflop, step_calls, partial(least_ms, rates=rates))
     _log.info("detector,batch_size,batches,image_share,%s", ",".join(names))
     for name in ("sdetr_r50", "detr_r50"):
         with FakeTensorMode():
             ways = [new_detector(name, way) for way in _WAYS]
             for count, drawn in batches.items():
-                rows = [
-                    [image_share(sizes), *(of(way, sizes) for of in (step_gflop, step_calls) for way in ways)]
-                    for sizes in drawn
-                ]
+                rows = [[image_share(sizes), *(of(way, sizes) for of in counts for way in ways)] for sizes in drawn]
                 share, *means = np.mean(rows, axis=0)
-                _log.info("%s,%d,%d,%.2f,%s", name, count, len(drawn), share, ",".join(f"{mean:.0f}" for mean in means))
+                _log.info("%s,%d,%d,%.2f,%s", name, count, len(drawn), share, ",".join(f"{mean:.4g}" for mean in means))
 
 
 if __name__ == "__main__":
