@@ -72,7 +72,8 @@ def new_detector(name: str, way: str) -> StackedDETR:
 
 
 def pass_both_ways(detector: StackedDETR, sizes: list[tuple[int, int]]) -> None:
-    """Forward and backward pass of images."""
+    """Forward and backward pass of images, whose gradients are added to no others, as in a training step."""
+    detector.zero_grad()
     prediction = detector([torch.empty(3, *size) for size in sizes])
     (prediction.logits.sum() + prediction.boxes.sum()).backward()
 
