@@ -35,7 +35,8 @@ class Lengths:
 def is_one_kernel(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> bool:
     """Whether torch's flash attention takes such tensors, (B, heads, tokens, d): then it also takes packed ones.
 
-    That is up to the GPU, the precision, d and dropout; it is what torch would choose for each image by itself.
+    That is up to the GPU, the precision, d and dropout. Where it is so, torch takes flash attention for an image by
+    itself too, since `prepare_device` leaves cuDNN's out.
     """
     if q.device.type != "cuda" or q.dtype not in (torch.bfloat16, torch.float16) or q.shape[-1] % _CHANNELS != 0:
         return False

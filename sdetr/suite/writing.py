@@ -31,7 +31,7 @@ def write(plan: Plan) -> Callable[[], None]:
         another call has written since.
 
     Raises:
-        UserError: a file cannot be written; then all are as they were, as far as that can be written.
+        UserError: a file cannot be written; then those that were there before are as they were, as far as possible.
     """
     files = {path: None if content is None else dump_yaml(content) for path, content in _planned(plan).items()}
     before: dict[Path, tuple[str, int]] = {}

@@ -7,12 +7,13 @@ backbone, with the recipe's ``padding: image``.
 
 Only the sizes of the images are read. Convolutions and matrix products of forward and backward pass count, those of
 the losses do not; a multiply and its addition are two operations. Calls are those of torch's operators in the same
-passes in mixed precision, views left out: what a host must launch on a GPU, but for dropout and the losses. Attention
-on packed images is counted as the one kernel that a GPU has for it.
+passes in mixed precision, views left out: about what a host must launch on a GPU, but for dropout and the losses. Casts
+are those of a CPU. Attention on packed images is counted as the one kernel that a GPU has for it.
 
-The least milliseconds are a bound, not an estimate: of each call the longer of its operations at ``--tflops`` and of
-the bytes of its arguments and results at ``--gigabytes``, as if each kernel ran at the whole of a rate that the maker
-states (an H200, bfloat16 without sparsity, unless told otherwise), one after the other, and the host took no time.
+The least milliseconds are a bound for these calls, not an estimate: of each the longer of its operations at
+``--tflops`` and of the bytes of its arguments and results at ``--gigabytes``, as if it ran at the whole of a rate that
+the maker states (an H200, bfloat16 without sparsity, unless told otherwise), one after the other, nothing stayed in a
+cache, and the host took no time. A compiler that fuses calls can go below it.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ from sdetr.models.stacked import StackedDETR
 from sdetr.structures import Target
 
 _WAYS = ("masked", "batch", "image")
+_NO_WORK = {"_unsafe_view", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
 _log = logging.getLogger(__name__)
 
 
@@ -83,13 +85,19 @@ def step_gflop(detector: StackedDETR, sizes: list[tuple[int, int]]) -> float:
     return 2 * gflops(lambda: pass_both_ways(detector, sizes)) / len(sizes)
 
 
+def is_work(function: Any) -> bool:
+    """Whether an operator computes or moves anything; views, and what only takes memory, do not."""
+    name = function.name().removeprefix("aten::").partition(".")[0]
+    return function.namespace == "aten" and not function.is_view and name not in _NO_WORK
+
+
 class Calls(TorchDispatchMode):
-    """Counts calls of operators that are no views."""
+    """Counts calls of operators that do work."""
 
     count = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += function.namespace == "aten" and not function.is_view
+        self.count += is_work(function)
         return function(*args, **(kwargs or {}))
 
 
@@ -103,7 +111,7 @@ class LeastTime(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
-        if function.namespace == "aten" and not function.is_view:
+        if is_work(function):
             moved = sum(x.nbytes for x in tree_leaves((args, kwargs, result)) if isinstance(x, Tensor))
             flop = _flop(function, args, kwargs or {}, result)
             self.seconds += max(flop / self.flop_per_second, moved / self.bytes_per_second)
@@ -122,7 +130,7 @@ def _flop(function: Any, args: Any, kwargs: Any, result: Any) -> float:
 
 
 def least_ms(detector: StackedDETR, sizes: list[tuple[int, int]], rates: tuple[float, float]) -> float:
-    """Milliseconds per image of a step in mixed precision that a device of such rates cannot do without."""
+    """Milliseconds per image of a step in mixed precision, if each call ran at a whole rate (see above)."""
     with LeastTime(*rates) as least, torch.autocast("cpu", torch.bfloat16):
         pass_both_ways(detector, sizes)
     return 1000 * least.seconds / len(sizes)

@@ -78,6 +78,14 @@ def test_a_call_that_snakemake_refuses_costs_no_finished_run(tree: Tree, refused
     assert tree.plan() == set()
 
 
+@pytest.mark.parametrize("asked", [("results/micro/data_check.json",), ("--until", "check")])
+def test_a_call_with_nothing_to_do_costs_no_finished_run(tree: Tree, asked: tuple[str, ...]) -> None:
+    outcome = tree.snakemake(*asked, "--config", "set={training.epochs: 3}")
+    assert outcome.code == 0, outcome.text
+    assert not outcome.jobs
+    assert tree.plan() == set()
+
+
 def test_editing_a_recipe_re_runs_its_run_only(tree: Tree) -> None:
     tree.write("config/recipes/second.yaml", {**RECIPE, "source": "another"})
     assert tree.plan() == of_run("two")

@@ -30,10 +30,11 @@ if workflow.is_main_process:
 def leave_no_trace():
     """Where no job was to run, the files of the plan are as they were; Snakemake says so only at the end.
 
-    Else a dry run of another setting, or a call that Snakemake refuses (another one runs, a target is misspelt), would
-    leave finished runs older than their plan, to be trained again.
+    Else a dry run of another setting, or a call that Snakemake refuses (another one runs, a target is misspelt) or for
+    which there is nothing to be done, would leave finished runs older than their plan, to be trained again.
     """
-    if workflow.scheduler is None or workflow.dryrun:
+    dag = None if workflow.scheduler is None or workflow.dryrun else workflow.dag
+    if dag is None or not [*dag.needrun_jobs(), *dag.finished_jobs]:
         UNDO()
 
 

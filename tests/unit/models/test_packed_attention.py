@@ -1,7 +1,7 @@
 """Attention on packed images: torch's flash attention on a GPU, one call for all images, and what it is given.
 
-Without a GPU the kernel itself cannot run. It is then replaced by what it computes, image by image, in its own layout;
-and torch's description of it (its fake form) says which shapes, types and gradients it takes and gives.
+Without a GPU the kernel itself cannot run. It is then replaced by what it computes, image by image, in its own layout,
+which also checks what it is given. torch's fake form of it gives shapes, and counts of calls.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sdetr.models import attention as attention_module
@@ -114,6 +116,45 @@ def test_the_kernel_is_given_each_image(
 
 
 @pytest.mark.usefixtures("one_kernel")
+@pytest.mark.parametrize(("training", "expected"), [(True, 0.25), (False, 0.0)])
+def test_the_kernel_drops_weights_in_training_alone(
+    training: bool, expected: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kernel(q: Tensor, *others: Any) -> tuple[Tensor]:
+        given.append(others[6])
+        return (q,)
+
+    given: list[float] = []
+    monkeypatch.setattr(torch.ops.aten, "_flash_attention_forward", kernel)
+    new_attention(2, dropout=0.25).train(training)(*tokens(True, COUNTS), Lengths.of(COUNTS, torch.device("cpu")))
+    assert given == [expected]
+
+
+@pytest.mark.parametrize("takes", [True, False])
+def test_torch_is_asked_about_one_image_on_a_gpu(takes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(parameters: Any) -> bool:
+        shapes.append([tuple(x.shape) for x in (parameters.query, parameters.key, parameters.value)])
+        rates.append(parameters.dropout)
+        return takes
+
+    shapes: list[list[tuple[int, ...]]] = []
+    rates: list[float] = []
+    monkeypatch.setattr(torch.backends.cuda, "can_use_flash_attention", asked)
+
+    def answer(width: int, dtype: torch.dtype) -> bool:
+        q, k = (torch.empty(*shape, width, dtype=dtype, device="cuda") for shape in ((3, 2, 6), (1, 2, 17)))
+        return is_one_kernel(q, k, k, 0.25)
+
+    with FakeTensorMode():
+        assert not answer(32, torch.float32)
+        assert not answer(12, torch.bfloat16)
+        assert shapes == []
+        assert answer(32, torch.bfloat16) == answer(256, torch.float16) == takes
+    assert shapes[0] == [(1, 2, 6, 32), (1, 2, 17, 32), (1, 2, 17, 32)]
+    assert rates == [0.25, 0.25]
+
+
+@pytest.mark.usefixtures("one_kernel")
 @pytest.mark.parametrize("packed", [True, False])
 def test_one_call_forward_and_one_backward_for_any_number_of_images(packed: bool) -> None:
     calls = []
@@ -146,26 +187,30 @@ def test_a_cpu_has_no_such_kernel() -> None:
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("heads", [1, 8])
 def test_on_a_gpu_the_kernel_equals_one_image_after_the_other(heads: int, packed: bool) -> None:
+    torch.manual_seed(0)
     counts = (300, 1, 129, 77)
     attention = Attention(256, heads, 0.1, "fused").cuda().eval()
     nn.init.xavier_uniform_(attention.in_proj_weight)
     rows = (1, sum(counts)) if packed else (len(counts), 100)
-    query, memory = torch.randn(*rows, 256, device="cuda"), torch.randn(1, sum(counts), 256, device="cuda")
-    lengths = Lengths.of(counts, memory.device)
+    drawn = [torch.randn(*shape, 256, device="cuda") for shape in (rows, (1, sum(counts)), (1, sum(counts)))]
+    lengths = Lengths.of(counts, drawn[0].device)
 
     def outcome(fused: bool) -> list[Tensor]:
-        inputs = [x.clone().requires_grad_() for x in (query, query if packed else memory, memory)]
+        own = [x.clone().requires_grad_() for x in drawn]
+        inputs = [own[0], own[0], own[2]] if packed else own
         attention.zero_grad()
-        with torch.autocast("cuda", torch.bfloat16), pytest.MonkeyPatch.context() as patch, Calls() as seen:
+        # The commands leave cuDNN's attention out (`prepare_device`); here both sides are flash attention.
+        with sdpa_kernel(SDPBackend.FLASH_ATTENTION), pytest.MonkeyPatch.context() as patch, Calls() as seen:
             if not fused:
                 patch.setattr(attention_module, "is_one_kernel", lambda *_: False)
-            output = attention(*inputs, lengths)
+            with torch.autocast("cuda", torch.bfloat16):
+                output = attention(*inputs, lengths)
         assert (seen.names[_KERNELS[0]] == 1) == fused
         output.float().square().sum().backward()
-        return [output, *(x.grad for x in (*inputs, *attention.parameters()) if x.grad is not None)]
+        return [output, *(x.grad for x in (*own, *attention.parameters()) if x.grad is not None)]
 
     for found, expected in zip(outcome(True), outcome(False), strict=True):
-        assert (found - expected).float().norm() <= 0.01 * expected.float().norm()
+        assert (found - expected).float().norm() <= 0.02 * expected.float().norm()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
