@@ -6,7 +6,6 @@ which also checks what it is given. torch's fake form of it gives shapes, and co
 
 from __future__ import annotations
 
-from collections import Counter
 from itertools import pairwise
 from typing import Any
 
@@ -16,27 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from sdetr.models import attention as attention_module
 from sdetr.models.attention import Attention
 from sdetr.models.packed_attention import Lengths, is_one_kernel
+from tests.unit.models.test_synchronisation import Traffic
 
 WIDTH, QUERIES = 64, 6
 COUNTS = (5, 9, 3)
 _KERNELS = ("aten::_flash_attention_forward", "aten::_flash_attention_backward")
-
-
-class Calls(TorchDispatchMode):
-    """Counts the calls of torch's operators by name."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.names[function.name()] += 1
-        return function(*args, **(kwargs or {}))
 
 
 @pytest.fixture
@@ -162,21 +149,21 @@ def test_one_call_forward_and_one_backward_for_any_number_of_images(packed: bool
         counts = tuple(range(3, 3 + images))
         attention = new_attention(2, "meta", dropout=0.1).to(torch.bfloat16)
         inputs = [x.detach().to(torch.bfloat16).requires_grad_() for x in tokens(packed, counts, "meta")]
-        with Calls() as seen:
+        with Traffic("meta") as seen:
             found = run(attention, inputs, counts)
         assert found[0].shape == inputs[0].shape
         assert {x.dtype for x in found} == {torch.bfloat16}
-        assert [seen.names[name] for name in _KERNELS] == [1, 1]
-        calls.append(seen.names)
+        assert [seen.launches[name] for name in _KERNELS] == [1, 1]
+        calls.append(seen.launches)
     assert calls[0] == calls[1]
 
 
 @pytest.mark.usefixtures("one_kernel")
 def test_plain_attention_never_calls_the_kernel() -> None:
     attention = Attention(WIDTH, 2, 0.0, "plain")
-    with Calls() as seen:
+    with Traffic("cpu") as seen:
         attention(*tokens(True, COUNTS), Lengths.of(COUNTS, torch.device("cpu")))
-    assert not any(name in seen.names for name in _KERNELS)
+    assert not any(name in seen.launches for name in _KERNELS)
 
 
 def test_a_cpu_has_no_such_kernel() -> None:
@@ -200,12 +187,12 @@ def test_on_a_gpu_the_kernel_equals_one_image_after_the_other(heads: int, packed
         inputs = [own[0], own[0], own[2]] if packed else own
         attention.zero_grad()
         # The commands leave cuDNN's attention out (`prepare_device`); here both sides are flash attention.
-        with sdpa_kernel(SDPBackend.FLASH_ATTENTION), pytest.MonkeyPatch.context() as patch, Calls() as seen:
+        with sdpa_kernel(SDPBackend.FLASH_ATTENTION), pytest.MonkeyPatch.context() as patch, Traffic() as seen:
             if not fused:
                 patch.setattr(attention_module, "is_one_kernel", lambda *_: False)
             with torch.autocast("cuda", torch.bfloat16):
                 output = attention(*inputs, lengths)
-        assert (seen.names[_KERNELS[0]] == 1) == fused
+        assert (seen.launches[_KERNELS[0]] == 1) == fused
         output.float().square().sum().backward()
         return [output, *(x.grad for x in (*own, *attention.parameters()) if x.grad is not None)]
 
@@ -215,6 +202,7 @@ def test_on_a_gpu_the_kernel_equals_one_image_after_the_other(heads: int, packed
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu_the_kernel_drops_weights_in_training_and_keeps_their_mean() -> None:
+    torch.manual_seed(0)
     images, rate = 4096, 0.25
     attention = Attention(64, 2, rate, "fused").cuda()
     nn.init.xavier_uniform_(attention.in_proj_weight)
